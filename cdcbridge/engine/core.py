@@ -1,10 +1,11 @@
 """The engine as one object: queries in, answers out, one data file behind it.
 
-It knows no sockets, threads or event loops; `server.py` and `local.py` decide who calls it when. The rules that they keep:
+It knows no sockets, threads or event loops; `server.py` and `local.py` decide who calls it when. Their rules:
 
-- `compile`, `write` and `open_feed` are called by one thread at a time, the same lock or the same event loop;
-- `read` may be called from any thread at any time: each thread has a connection of its own;
-- `sync` may be called from any thread, one at a time, also while `write` runs.
+- `compile` and `write` are called by one thread at a time, under one lock or on one event loop;
+- `read`, and reading a cursor, may happen in any thread: each thread has a connection of its own. A cursor is read by
+  one thread at a time;
+- `sync` and `checkpoint` may be called from any thread, also while `write` runs.
 
 A write is visible to every reader when `write` returns, and durable when a `sync` that began after it returns.
 Feeds, and the bridge, see a change when it is durable.
@@ -12,12 +13,27 @@ Feeds, and the bridge, see a change when it is durable.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import msgspec
 
-from cdcbridge.engine.errors import QueryError
+from cdcbridge.engine.errors import CompileError, ErrorType, QueryError
+from cdcbridge.engine.feed import Feed
+from cdcbridge.engine.reql.access import DatabaseName
+from cdcbridge.engine.reql.admin import checked_durability
+from cdcbridge.engine.reql.library import compile_query
+from cdcbridge.engine.reql.registry import Compiled
+from cdcbridge.engine.reql.runtime import PAUSE, Context, Env, Settings, Stream, datum, kind_of
+from cdcbridge.engine.store import Store, Transaction
+from cdcbridge.engine.values import ARRAY_LIMIT, dumps
+
+InitialValues = Literal["seed", "explicit"]
+"""Which feeds begin with initial values where the feed does not say: point and range feeds, or none."""
 
 
 class Atom(msgspec.Struct, frozen=True):
@@ -59,24 +75,61 @@ class Cursor(Protocol):
 Answer = Atom | Cursor
 
 
-class Plan(Protocol):
-    """A compiled query. `writes`: it must go through `Engine.write`. `is_feed`: its answer is a feed."""
+@dataclass
+class Plan:
+    """A compiled query. `writes`: it must go through `Engine.write`. `is_feed`: its answer is a feed.
 
-    writes: bool
-    is_feed: bool
-    durable: bool
-    """For writes: answer only after a `sync` (durability hard, the default)."""
+    `durable` is set by `Engine.write`: the query asked to be answered only after a `sync` (durability hard).
+    """
+
+    compiled: Compiled
+    settings: Settings
+    durable: bool = False
+
+    @property
+    def writes(self) -> bool:
+        return self.compiled.writes
+
+    @property
+    def is_feed(self) -> bool:
+        return self.compiled.is_feed
 
 
-class EngineApi(Protocol):
-    """What the protocol rooms use of the engine. `cdcbridge.engine.core.Engine` is the one implementation."""
+class Engine:
+    """One open data file, ready for queries."""
+
+    def __init__(self, store: Store, initial_values: InitialValues) -> None:
+        self.store = store
+        self._defaults = Settings(initial_values=initial_values)
+
+    @classmethod
+    def open(cls, path: Path | str, initial_values: InitialValues = "seed") -> Engine:
+        """Open a data file, or make it.
+
+        Raises:
+            FileInUse: another process has it open.
+            FileUnusable: it cannot be read or written, or is something else.
+        """
+        return cls(Store(Path(path)), initial_values)
 
     def compile(self, term: Any, options: Mapping[str, Any]) -> Plan:
-        """A plan for the parsed JSON of a query and its global optional arguments.
+        """A plan for the parsed JSON of a query and of its global optional arguments.
 
         Raises:
             QueryError: also its subclasses CompileError and ClientError.
         """
+        try:
+            return Plan(compile_query(term), self._settings(options))
+        except RecursionError:
+            raise CompileError("Query nested too deeply.", ()) from None
+
+    def _settings(self, options: Mapping[str, Any]) -> Settings:
+        changes: dict[str, Any] = {}
+        for name in ("db", "array_limit", "durability"):
+            if name in options:
+                value = compile_query(options[name]).run(Env(Context(self.store, self._defaults), {}))
+                changes |= _setting(name, value)
+        return replace(self._defaults, **changes) if changes else self._defaults
 
     def read(self, plan: Plan) -> Answer:
         """Run a plan that does not write.
@@ -84,6 +137,8 @@ class EngineApi(Protocol):
         Raises:
             QueryError: the query fails.
         """
+        context = Context(self.store, plan.settings)
+        return _answer(plan.compiled.run(Env(context, {})))
 
     def write(self, plans: Sequence[Plan]) -> list[Answer | QueryError]:
         """Run plans that write, in order, in one transaction; each fails or succeeds alone.
@@ -91,6 +146,19 @@ class EngineApi(Protocol):
         Raises:
             FileUnusable: the transaction could not be committed; none of the plans happened.
         """
+        with self.store.transaction() as transaction:
+            return [self._write_one(transaction, plan) for plan in plans]
+
+    def _write_one(self, transaction: Transaction, plan: Plan) -> Answer | QueryError:
+        context = Context(self.store, plan.settings, transaction)
+        try:
+            with transaction.savepoint():
+                answer = _answer(plan.compiled.run(Env(context, {})))
+                return _held(answer) if isinstance(answer, StreamCursor) else answer
+        except QueryError as error:
+            return error
+        finally:
+            plan.durable = context.hard
 
     def sync(self) -> frozenset[int]:
         """Make everything written so far durable. Returns the tables that became different, for waking feeds.
@@ -98,6 +166,118 @@ class EngineApi(Protocol):
         Raises:
             FileUnusable: the disk refused; what was written since the last `sync` may be lost.
         """
+        return self.store.sync()
+
+    @property
+    def wants_checkpoint(self) -> bool:
+        """It is time for `checkpoint`, in a thread that may wait for the disk."""
+        return self.store.wants_checkpoint
+
+    def checkpoint(self) -> None:
+        """Copy SQLite's write-ahead log into the data file. Loses nothing if it is never called, but the log grows."""
+        self.store.checkpoint()
 
     def close(self) -> None:
-        """Sync, and let the file go. Cursors end."""
+        """Sync, and let the file go. No cursor may be read afterwards."""
+        self.store.close()
+
+
+def _setting(name: str, value: Any) -> dict[str, Any]:
+    if name == "db":
+        if type(value) is not DatabaseName:
+            raise QueryError(ErrorType.QUERY_LOGIC, f"Expected type DATABASE but found {kind_of(value)}.", ())
+        return {"database": str(value)}
+    if name == "durability":
+        return {"soft": checked_durability(datum(value)) == "soft"}
+    if type(value) is not int or value < 1:
+        raise QueryError(ErrorType.QUERY_LOGIC, f"Illegal array size limit `{value}`.  (Must be >= 1.)", ())
+    return {"array_limit": min(value, ARRAY_LIMIT * 100)}
+
+
+def _answer(value: Any) -> Answer:
+    """The answer that a query's result makes: sequences in batches, everything else at once."""
+    if type(value) is Stream and not value.array:
+        return StreamCursor(value)
+    if type(value) is DatabaseName:
+        raise QueryError(
+            ErrorType.QUERY_LOGIC, "Query result must be of type DATUM, GROUPED_DATA, or STREAM (got DATABASE).", ()
+        )
+    if callable(value):
+        raise QueryError(
+            ErrorType.QUERY_LOGIC, "Query result must be of type DATUM, GROUPED_DATA, or STREAM (got FUNCTION).", ()
+        )
+    return Atom(dumps(datum(value)))
+
+
+class StreamCursor:
+    """A stream or a feed, read as far as the client wants it."""
+
+    def __init__(self, stream: Stream) -> None:
+        source = stream.source
+        self.notes = source.notes
+        self.is_feed = stream.is_feed
+        self.tables = frozenset({source.watched.table.number}) if isinstance(source, Feed) else frozenset()
+        self._elements: Iterator[bytes] = stream.encoded()
+        self._error: QueryError | None = None
+
+    def read(self, max_rows: int, max_bytes: int) -> Chunk:
+        """See `Cursor.read`."""
+        if self._error is not None:
+            raise self._error
+        items: list[bytes] = []
+        size = 0
+        try:
+            for number in count(1):
+                if (element := next(self._elements, None)) is None:
+                    return Chunk(items, done=True)
+                if element is PAUSE:
+                    break
+                items.append(element)
+                size += len(element)
+                if number >= max_rows or size >= max_bytes:
+                    break
+        except QueryError as error:
+            self._error = error
+            if not items or error.type is ErrorType.OP_FAILED:
+                raise
+        return Chunk(items, done=False)
+
+    def close(self) -> None:
+        """See `Cursor.close`."""
+        self._elements = iter(())
+
+
+class ListCursor:
+    """Elements that are all there."""
+
+    notes: tuple[int, ...] = ()
+    is_feed = False
+    tables: frozenset[int] = frozenset()
+
+    def __init__(self, items: list[bytes]) -> None:
+        self._items = deque(items)
+
+    def read(self, max_rows: int, max_bytes: int) -> Chunk:
+        """See `Cursor.read`."""
+        items: list[bytes] = []
+        size = 0
+        while self._items and len(items) < max_rows and size < max_bytes:
+            items.append(self._items.popleft())
+            size += len(items[-1])
+        return Chunk(items, done=not self._items)
+
+    def close(self) -> None:
+        """See `Cursor.close`."""
+        self._items.clear()
+
+
+def _held(cursor: StreamCursor) -> ListCursor:
+    """What a query that writes answers with has to be read before its transaction ends."""
+    items: list[bytes] = []
+    while True:
+        chunk = cursor.read(1 << 30, 1 << 40)
+        items += chunk.items
+        if chunk.done:
+            return ListCursor(items)
+
+EngineApi = Engine  # noqa: the protocol rooms still call it so

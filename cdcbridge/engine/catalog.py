@@ -1,0 +1,196 @@
+"""Which databases and tables there are: their rows in the data file, and a copy in memory that queries look at.
+
+A dropped database or table keeps its row, marked: journal entries name their table by number, and a reader that lags
+behind a drop still has to know what the table was called.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import uuid
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from cdcbridge.engine.errors import ErrorType, QueryError
+
+SYSTEM_DATABASE: Final = "rethinkdb"
+DEFAULT_DATABASE: Final = "test"
+
+SCHEMA = """
+CREATE TABLE db (
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL,
+    dropped INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX db_name ON db (name) WHERE dropped = 0;
+CREATE TABLE tbl (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    db TEXT NOT NULL REFERENCES db (id),
+    name TEXT NOT NULL,
+    primary_key TEXT NOT NULL,
+    durability TEXT NOT NULL,
+    dropped INTEGER NOT NULL DEFAULT 0
+);
+CREATE UNIQUE INDEX tbl_name ON tbl (db, name) WHERE dropped = 0;
+"""
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+@dataclass(eq=False)
+class Database:
+    """A database. `tables` are those that have not been dropped, by name."""
+
+    id: str
+    name: str
+    tables: dict[str, Table] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Table:
+    """A table. `number` names it in the journal and in the data file; `dropped` turns true once, for ever."""
+
+    number: int
+    id: str
+    database: Database
+    name: str
+    primary_key: str
+    durability: str
+    dropped: bool = False
+
+    def __post_init__(self) -> None:
+        rows = f"doc_{self.number}"
+        self.create_sql = f"CREATE TABLE {rows} (key BLOB PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID"
+        self.drop_sql = f"DROP TABLE {rows}"
+        self.get_sql = f"SELECT body FROM {rows} WHERE key = ?"
+        self.insert_sql = f"INSERT INTO {rows} VALUES (?, ?)"
+        self.update_sql = f"UPDATE {rows} SET body = ?2 WHERE key = ?1"
+        self.delete_sql = f"DELETE FROM {rows} WHERE key = ?"
+        self.count_sql = f"SELECT count(*) FROM {rows}"
+        self.scan_sql = f"SELECT key, body FROM {rows} WHERE key >= ? AND key < ? ORDER BY key LIMIT ?"
+        self.scan_down_sql = f"SELECT key, body FROM {rows} WHERE key >= ? AND key < ? ORDER BY key DESC LIMIT ?"
+
+    def config(self) -> dict[str, Any]:
+        """The row that `rethinkdb.table_config` has for it."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "db": self.database.name,
+            "primary_key": self.primary_key,
+            "durability": self.durability,
+            "write_acks": "majority",
+            "indexes": [],
+            "shards": [{"primary_replica": "cdcbridge", "replicas": ["cdcbridge"], "nonvoting_replicas": []}],
+            "write_hook": None,
+            "data": {},
+        }
+
+
+class Catalog:
+    """All databases and tables. Changed only inside a transaction; `load` again after one that was rolled back."""
+
+    def __init__(self) -> None:
+        self.databases: dict[str, Database] = {}
+        self._tables: dict[int, Table] = {}
+
+    def load(self, connection: sqlite3.Connection) -> None:
+        """Read everything, keeping the `Table` objects that are known already."""
+        rows = connection.execute("SELECT id, name, dropped FROM db").fetchall()
+        databases = {id: Database(id, name) for id, name, _ in rows}
+        self.databases = {name: databases[id] for id, name, dropped in rows if not dropped}
+        for number, id, db, *settings, dropped in connection.execute("SELECT * FROM tbl ORDER BY number"):
+            table = self._tables.get(number) or Table(number, id, databases[db], *settings)
+            table.database, table.dropped = databases[db], bool(dropped)
+            self._tables[number] = table
+            if not dropped:
+                databases[db].tables[table.name] = table
+
+    def table_by_number(self, number: int) -> Table:
+        """The table that a journal entry is about, dropped or not."""
+        return self._tables[number]
+
+    def database(self, name: str) -> Database:
+        """The database of this name.
+
+        Raises:
+            QueryError: there is none.
+        """
+        check_name("Database", name)
+        if (database := self.databases.get(name)) is None:
+            raise QueryError(ErrorType.OP_FAILED, f"Database `{name}` does not exist.")
+        return database
+
+    def table(self, database: str, name: str) -> Table:
+        """The table of this name.
+
+        Raises:
+            QueryError: there is none, or no such database.
+        """
+        tables = self.database(database).tables
+        check_name("Table", name)
+        if (table := tables.get(name)) is None:
+            raise QueryError(ErrorType.OP_FAILED, f"Table `{database}.{name}` does not exist.")
+        return table
+
+    def create_database(self, connection: sqlite3.Connection, name: str) -> Database:
+        """A new database.
+
+        Raises:
+            QueryError: the name is taken, or no name.
+        """
+        check_name("Database", name)
+        if name in self.databases or name == SYSTEM_DATABASE:
+            raise QueryError(ErrorType.OP_FAILED, f"Database `{name}` already exists.")
+        database = Database(str(uuid.uuid4()), name)
+        connection.execute("INSERT INTO db (id, name) VALUES (?, ?)", (database.id, name))
+        self.databases[name] = database
+        return database
+
+    def drop_database(self, connection: sqlite3.Connection, name: str) -> tuple[Database, list[Table]]:
+        """Drop a database with its tables, which are returned with it."""
+        if name == SYSTEM_DATABASE:
+            message = f"Database `{name}` is special; you can't delete it."
+            raise QueryError(ErrorType.OP_FAILED, message)
+        database = self.database(name)
+        tables = list(database.tables.values())
+        for table in tables:
+            self.drop_table(connection, table)
+        connection.execute("UPDATE db SET dropped = 1 WHERE id = ?", (database.id,))
+        del self.databases[name]
+        return database, tables
+
+    def create_table(
+        self, connection: sqlite3.Connection, database: Database, name: str, primary_key: str, durability: str
+    ) -> Table:
+        """A new table.
+
+        Raises:
+            QueryError: the name is taken, or no name.
+        """
+        check_name("Table", name)
+        if name in database.tables:
+            raise QueryError(ErrorType.OP_FAILED, f"Table `{database.name}.{name}` already exists.")
+        row = (str(uuid.uuid4()), database.id, name, primary_key, durability)
+        sql = "INSERT INTO tbl (id, db, name, primary_key, durability) VALUES (?, ?, ?, ?, ?)"
+        number = connection.execute(sql, row).lastrowid
+        assert number is not None
+        table = Table(number, row[0], database, name, primary_key, durability)
+        connection.execute(table.create_sql)
+        database.tables[name] = self._tables[number] = table
+        return table
+
+    def drop_table(self, connection: sqlite3.Connection, table: Table) -> None:
+        """Drop a table and its documents; its journal entries stay."""
+        connection.execute("UPDATE tbl SET dropped = 1 WHERE number = ?", (table.number,))
+        connection.execute(table.drop_sql)
+        table.dropped = True
+        del table.database.tables[table.name]
+
+
+def check_name(kind: str, name: str) -> None:
+    """Raises a QueryError unless `name` may name a database or a table."""
+    if not _NAME.fullmatch(name):
+        message = f"{kind} name `{name}` invalid (Use A-Z, a-z, 0-9, _ and - only)."
+        raise QueryError(ErrorType.QUERY_LOGIC, message)

@@ -1,0 +1,336 @@
+"""The one registry of terms, and the compiler that turns a query into a function.
+
+A term is registered in one of two ways. `@function` is for terms that need nothing but the values of their arguments;
+`@term` is for those that look at the arguments themselves: it gets a `Call` and returns the function. Either way a
+query is walked once, when it arrives; running it calls closures only.
+
+Source: ql2.proto for the numbers of the terms, by way of the official driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from rethinkdb.ql2_pb2 import Term as _Term
+
+from cdcbridge.engine.errors import ClientError, CompileError, ErrorType, QueryError
+from cdcbridge.engine.reql.runtime import Env, array_limit_exceeded, datum
+from cdcbridge.engine.values import ARRAY_LIMIT, number
+
+Fn = Callable[[Env], Any]
+Path = tuple[int | str, ...]
+
+DEEPEST_QUERY: Final = 200
+
+NAMES: Final[dict[int, str]] = {value: name for name, value in vars(_Term.TermType).items() if name.isupper()}
+"""Every term of the protocol by its number, known to us or not."""
+
+_MAKE_ARRAY: Final = _Term.TermType.MAKE_ARRAY
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A part of a query, ready to run.
+
+    `constant` is set for a part that is a plain value, which is then `value`. `writes`: running it changes the
+    database. `is_feed`: its value is a changefeed. `deterministic`: it gives the same value each time.
+    """
+
+    run: Fn
+    path: Path
+    writes: bool = False
+    is_feed: bool = False
+    deterministic: bool = True
+    constant: bool = False
+    value: Any = None
+    arity: int | None = None
+    """For functions: how many arguments they take."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A term with its compiled arguments, for the builder that makes a function of it."""
+
+    name: str
+    path: Path
+    args: list[Compiled]
+    options: dict[str, Compiled]
+
+    def option(self, name: str, default: Any = None) -> Fn:
+        """A function for an optional argument's value; for `default` where the query leaves it out."""
+        if (compiled := self.options.get(name)) is None:
+            return lambda env: default
+        run = compiled.run
+        return lambda env: datum(run(env))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the registry knows of a term."""
+
+    build: Callable[[Call], Fn]
+    least: int
+    most: int | None
+    options: frozenset[str]
+    writes: bool
+    is_feed: bool
+    deterministic: bool
+
+
+_registry: dict[str, Entry] = {}
+
+
+def term(
+    name: str,
+    least: int,
+    most: int | None = -1,
+    *,
+    options: tuple[str, ...] = (),
+    writes: bool = False,
+    is_feed: bool = False,
+    deterministic: bool = True,
+) -> Callable[[Callable[[Call], Fn]], Callable[[Call], Fn]]:
+    """Register a builder for a term of `least` to `most` arguments: exactly `least` if left out, None for no limit."""
+
+    def register(build: Callable[[Call], Fn]) -> Callable[[Call], Fn]:
+        known = frozenset(options)
+        end = least if most == -1 else most
+        _registry[name] = Entry(build, least, end, known, writes, is_feed, deterministic)
+        return build
+
+    return register
+
+
+def function(
+    name: str, least: int, most: int | None = -1, *, deterministic: bool = True
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a plain function of the arguments' values (datums, no sequences that are still to be read)."""
+
+    def register(plain: Callable[..., Any]) -> Callable[..., Any]:
+        term(name, least, most, deterministic=deterministic)(lambda call: _applied(plain, call.args))
+        return plain
+
+    return register
+
+
+def _applied(plain: Callable[..., Any], args: list[Compiled]) -> Fn:
+    """Running the arguments, then `plain`; without a loop for the usual numbers of arguments."""
+    runs = [arg.run for arg in args]
+    match runs:
+        case []:
+            return lambda env: plain()
+        case [one]:
+            return lambda env: plain(datum(one(env)))
+        case [one, two]:
+            return lambda env: plain(datum(one(env)), datum(two(env)))
+        case _:
+            return lambda env: plain(*[datum(run(env)) for run in runs])
+
+
+# The compiler --------------------------------------------------------------------------------------------------------
+
+
+def compile_query(query: Any) -> Compiled:
+    """A whole query, as parsed JSON, into a function.
+
+    Raises:
+        CompileError: a wrong number of arguments, an unknown optional argument.
+        QueryError: a term that this engine does not have.
+        ClientError: no query at all.
+    """
+    return _compile(query, (), _Scope())
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """What the compiler knows at one place of the query: the variables in scope, and how deep it is."""
+
+    variables: frozenset[int] = frozenset()
+    row: int | None = None
+    """The variable that `r.row` means: the argument of the innermost function of one argument."""
+    depth: int = 0
+
+    def inner(self, ids: list[int] | None = None) -> _Scope:
+        """The scope one level down; inside a function, with its arguments."""
+        if ids is None:
+            return _Scope(self.variables, self.row, self.depth + 1)
+        row = ids[0] if len(ids) == 1 else self.row
+        return _Scope(self.variables | frozenset(ids), row, self.depth + 1)
+
+
+def _compile(node: Any, path: Path, scope: _Scope) -> Compiled:
+    if scope.depth > DEEPEST_QUERY:
+        raise CompileError(f"Query nested deeper than {DEEPEST_QUERY} levels.", path)
+    try:
+        return _constant(_plain(node), path)
+    except _NotPlainError:
+        pass
+    kind = type(node)
+    if kind is list:
+        return _compile_term(node, path, scope)
+    return _compile_object(node, path, scope)
+
+
+class _NotPlainError(Exception):
+    """There is something to run in it."""
+
+
+def _plain(node: Any) -> Any:
+    """The value of a part with nothing to run in it: documents arrive so, and are walked just once.
+
+    Raises:
+        _NotPlainError: there is something to run.
+    """
+    kind = type(node)
+    if kind is int or kind is float:
+        return number(node)
+    if kind is dict:
+        return {name: _plain(part) for name, part in node.items()}
+    if kind is list:
+        if len(node) == 2 and node[0] == _MAKE_ARRAY and type(node[1]) is list and len(node[1]) <= ARRAY_LIMIT:
+            return [_plain(part) for part in node[1]]
+        raise _NotPlainError
+    return node
+
+
+def _constant(value: Any, path: Path) -> Compiled:
+    return Compiled(lambda env: value, path, constant=True, value=value)
+
+
+def _compile_object(node: Mapping[str, Any], path: Path, scope: _Scope) -> Compiled:
+    """An object whose values are terms; a plain value if they all are."""
+    inner = scope.inner()
+    fields = {name: _compile(part, (*path, name), inner) for name, part in node.items()}
+    runs = {name: part.run for name, part in fields.items()}
+    return _combined(lambda env: {name: datum(run(env)) for name, run in runs.items()}, path, fields.values())
+
+
+def _compile_array(args: list[Compiled], path: Path) -> Compiled:
+    if len(args) > ARRAY_LIMIT:
+        raise array_limit_exceeded(ARRAY_LIMIT)
+    runs = [part.run for part in args]
+    return _combined(lambda env: [datum(run(env)) for run in runs], path, args)
+
+
+def _combined(run: Fn, path: Path, parts: Any) -> Compiled:
+    return Compiled(
+        run,
+        path,
+        writes=any(part.writes for part in parts),
+        deterministic=all(part.deterministic for part in parts),
+    )
+
+
+def _compile_term(node: list[Any], path: Path, scope: _Scope) -> Compiled:
+    name, args, options = _taken_apart(node)
+    inner = scope.inner()
+    if name == "FUNC":
+        return _compile_function(args, path, scope)
+    if name == "VAR":
+        return _compile_variable(args[0] if len(args) == 1 else None, path, scope)
+    if name == "IMPLICIT_VAR":
+        return _compile_variable(scope.row, path, scope)
+    if name == "DATUM" and len(args) == 1:
+        return _compile(args[0], path, inner)
+    if name == "MAKE_OBJ":
+        return _compile_object(options, path, scope)
+    compiled = [_compile(arg, (*path, position), inner) for position, arg in enumerate(args)]
+    if name == "MAKE_ARRAY":
+        return _compile_array(compiled, path)
+    named = {key: _compile(value, (*path, key), inner) for key, value in options.items()}
+    return _build(name, path, compiled, named)
+
+
+def _taken_apart(node: list[Any]) -> tuple[str, list[Any], Mapping[str, Any]]:
+    """The parts of `[number, [args...], {options}]`, the last two of which may be missing."""
+    if not node or type(node[0]) is not int or len(node) > 3:
+        raise ClientError("Client is buggy (expected a term to be an array of a number, arguments and options).")
+    args = node[1] if len(node) > 1 else []
+    options = node[2] if len(node) > 2 else {}
+    if isinstance(args, dict) and len(node) == 2:
+        args, options = [], args
+    if not isinstance(args, list) or not isinstance(options, dict):
+        raise ClientError("Client is buggy (expected a term's arguments as an array and its options as an object).")
+    if (name := NAMES.get(node[0])) is None:
+        raise ClientError(f"Client is buggy (unknown term number {node[0]}).")
+    return name, args, options
+
+
+def _build(name: str, path: Path, args: list[Compiled], options: dict[str, Compiled]) -> Compiled:
+    if (entry := _registry.get(name)) is None:
+        raise QueryError(ErrorType.QUERY_LOGIC, f"not supported yet: {name}", path)
+    _check_arguments(entry, len(args), path)
+    for option in options:
+        if option not in entry.options:
+            raise CompileError(f"Unrecognized optional argument `{option}`.", (*path, option))
+    parts = [*args, *options.values()]
+    return Compiled(
+        _placed(entry.build(Call(name, path, args, options)), path),
+        path,
+        writes=entry.writes or any(part.writes for part in parts),
+        is_feed=entry.is_feed or any(part.is_feed for part in args),
+        deterministic=entry.deterministic and all(part.deterministic for part in parts),
+    )
+
+
+def _check_arguments(entry: Entry, count: int, path: Path) -> None:
+    if count >= entry.least and (entry.most is None or count <= entry.most):
+        return
+    if entry.most is None:
+        wanted = f"{entry.least} or more arguments"
+    elif entry.least == entry.most:
+        wanted = f"{entry.least} argument{'' if entry.least == 1 else 's'}"
+    else:
+        wanted = f"between {entry.least} and {entry.most} arguments"
+    raise CompileError(f"Expected {wanted} but found {count}.", path)
+
+
+def _placed(run: Fn, path: Path) -> Fn:
+    """`run`, whose errors say where in the query they happened: the innermost term that knows wins."""
+
+    def placed(env: Env) -> Any:
+        try:
+            return run(env)
+        except QueryError as error:
+            if error.path is None:
+                error.path = path
+            raise
+        except RecursionError:
+            raise QueryError(ErrorType.RESOURCE_LIMIT, "Query nested too deeply.", path) from None
+
+    return placed
+
+
+# Functions and variables ---------------------------------------------------------------------------------------------
+
+
+def _compile_function(args: list[Any], path: Path, scope: _Scope) -> Compiled:
+    """`FUNC [[ids], body]`. Running it gives a Python function of the arguments' values."""
+    if len(args) != 2:
+        raise CompileError(f"Expected 2 arguments but found {len(args)}.", path)
+    ids = _variable_ids(args[0], path)
+    body = _compile(args[1], (*path, 1), scope.inner(ids))
+    run = body.run
+
+    def make(env: Env) -> Callable[..., Any]:
+        return lambda *values: run(env.bind(ids, values))
+
+    return Compiled(
+        make, path, writes=body.writes, is_feed=body.is_feed, deterministic=body.deterministic, arity=len(ids)
+    )
+
+
+def _variable_ids(node: Any, path: Path) -> list[int]:
+    """The ids of a function's arguments: an array term, or a datum array."""
+    ids = node[1] if isinstance(node, list) and len(node) > 1 and isinstance(node[1], list) else None
+    if ids is None or not all(type(id) is int for id in ids):
+        raise CompileError("Expected the ids of a function's arguments as an array of numbers.", path)
+    return ids
+
+
+def _compile_variable(id: Any, path: Path, scope: _Scope) -> Compiled:
+    if type(id) is not int or id not in scope.variables:
+        raise CompileError("r.row is not defined in this context." if id is None else "Variable is not in scope.", path)
+    return Compiled(lambda env: env.variables[id], path)

@@ -1,0 +1,406 @@
+"""What a running query works with: its context, its variables, single rows, and sequences.
+
+A sequence is a source (rows of a table, a list, a feed) and steps over it. Sources hand out their elements one by one;
+a feed hands out `PAUSE` where it has nothing new yet, and every step lets that through. So one way of reading serves
+streams, which end, and feeds, which do not.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any, Final, Literal, Protocol
+
+from cdcbridge.engine.catalog import DEFAULT_DATABASE, Table
+from cdcbridge.engine.errors import ErrorType, QueryError
+from cdcbridge.engine.store import Store, Transaction
+from cdcbridge.engine.values import ARRAY_LIMIT, PSEUDO_TYPE, dumps, loads, storage_key, type_name
+
+ROWS_PER_PAGE: Final = 256
+LOWEST_KEY: Final = b""
+HIGHEST_KEY: Final = b"\xff"
+
+INFINITE_STREAM = "Cannot call a terminal (`reduce`, `count`, etc.) on an infinite stream (such as a changefeed)."
+
+
+class _Pause:
+    def __repr__(self) -> str:
+        return "PAUSE"
+
+
+PAUSE: Final[Any] = _Pause()
+"""What a feed hands out when there is nothing new: stop reading, and come back later."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one query is run with, from its global optional arguments and the engine's own settings."""
+
+    database: str = DEFAULT_DATABASE
+    array_limit: int = ARRAY_LIMIT
+    soft: bool = False
+    initial_values: Literal["seed", "explicit"] = "seed"
+
+
+@dataclass
+class Context:
+    """One run of one query."""
+
+    store: Store
+    settings: Settings
+    transaction: Transaction | None = None
+    now_s: float = field(default_factory=lambda: round(time.time(), 3))
+    hard: bool = False
+    """Set by a write that is to be answered only when it is durable."""
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """Where to read: in a query that writes, from its transaction, else from this thread's connection."""
+        return self.store.reader() if self.transaction is None else self.transaction.connection
+
+    @property
+    def writing(self) -> Transaction:
+        """The transaction of a query that writes."""
+        assert self.transaction is not None, "the compiler marks every query that writes"
+        return self.transaction
+
+
+class Env:
+    """The variables in scope at one moment of a run."""
+
+    __slots__ = ("context", "variables")
+
+    def __init__(self, context: Context, variables: dict[int, Any]) -> None:
+        self.context = context
+        self.variables = variables
+
+    def bind(self, ids: list[int], values: tuple[Any, ...]) -> Env:
+        """The scope inside a function that was called with these values."""
+        if len(ids) != len(values):
+            message = f"Expected function with {len(values)} argument{'' if len(values) == 1 else 's'} but found "
+            message += f"function with {len(ids)} argument{'' if len(ids) == 1 else 's'}."
+            raise QueryError(ErrorType.QUERY_LOGIC, message)
+        return Env(self.context, {**self.variables, **dict(zip(ids, values, strict=True))})
+
+
+class Row:
+    """The document of one key: what `get` gives. `doc` is None where there is none."""
+
+    __slots__ = ("doc", "key", "table")
+
+    def __init__(self, table: Table, key: Any, doc: Any) -> None:
+        self.table = table
+        self.key = key
+        self.doc = doc
+
+
+# Sources -------------------------------------------------------------------------------------------------------------
+
+
+class Source(Protocol):
+    """Where a sequence's elements come from. `notes` are the protocol's notes about a feed; empty for a stream."""
+
+    @property
+    def notes(self) -> tuple[int, ...]: ...
+
+    @property
+    def table(self) -> Table | None:
+        """The table whose rows these are, if they are rows that can be written."""
+
+    def encoded(self, context: Context) -> Iterator[bytes]:
+        """The elements as JSON, or `PAUSE`."""
+
+    def values(self, context: Context) -> Iterator[Any]:
+        """The elements as values, or `PAUSE`."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Documents of a table whose keys lie in `low <= key < high`, in the order of their keys.
+
+    Read a page at a time, with no transaction held in between: a reader may take as long as it likes.
+    """
+
+    table: Table
+    low: bytes = LOWEST_KEY
+    high: bytes = HIGHEST_KEY
+    down: bool = False
+    notes: tuple[int, ...] = ()
+
+    def encoded(self, context: Context) -> Iterator[bytes]:
+        low, high = self.low, self.high
+        while page := self.page(context.connection, low, high, ROWS_PER_PAGE):
+            for _, doc in page:
+                yield doc
+            if len(page) < ROWS_PER_PAGE:
+                return
+            last = page[-1][0]
+            low, high = (low, last) if self.down else (last + b"\0", high)
+
+    def page(self, connection: sqlite3.Connection, low: bytes, high: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """At most `limit` keys and documents between two keys."""
+        if self.table.dropped:
+            name = f"{self.table.database.name}.{self.table.name}"
+            raise QueryError(ErrorType.OP_FAILED, f"Table `{name}` does not exist.")
+        sql = self.table.scan_down_sql if self.down else self.table.scan_sql
+        return connection.execute(sql, (low, high, limit)).fetchall()
+
+    def values(self, context: Context) -> Iterator[Any]:
+        return map(loads, self.encoded(context))
+
+
+@dataclass(frozen=True)
+class Items:
+    """Elements that are there already; rows of `table`, if it is set."""
+
+    items: Iterable[Any]
+    table: Table | None = None
+    notes: tuple[int, ...] = ()
+
+    def encoded(self, context: Context) -> Iterator[bytes]:
+        return map(dumps, self.items)
+
+    def values(self, context: Context) -> Iterator[Any]:
+        return iter(self.items)
+
+
+# Steps ---------------------------------------------------------------------------------------------------------------
+
+Predicate = Callable[[Any], bool]
+
+
+@dataclass(frozen=True)
+class MapStep:
+    """Each element replaced. `changeable`: it may stand before `changes`."""
+
+    change: Callable[[Any], Any]
+    deterministic: bool = True
+    keeps_rows: bool = False
+
+    def over(self, values: Iterator[Any]) -> Iterator[Any]:
+        change = self.change
+        return (value if value is PAUSE else change(value) for value in values)
+
+
+@dataclass(frozen=True)
+class FilterStep:
+    """Only the elements that `keep` wants."""
+
+    keep: Predicate
+    deterministic: bool = True
+    keeps_rows: bool = True
+
+    def over(self, values: Iterator[Any]) -> Iterator[Any]:
+        keep = self.keep
+        return (value for value in values if value is PAUSE or keep(value))
+
+
+@dataclass(frozen=True)
+class SliceStep:
+    """The elements from number `start` on, up to but without `end`; None for no end."""
+
+    start: int
+    end: int | None
+    keeps_rows: bool = True
+
+    def over(self, values: Iterator[Any]) -> Iterator[Any]:
+        return _sliced(values, self.start, self.end)
+
+
+def _sliced(values: Iterator[Any], start: int, end: int | None) -> Iterator[Any]:
+    seen = 0
+    while end is None or seen < end:
+        for value in islice(values, 1):
+            if value is PAUSE:
+                yield value
+            else:
+                seen += 1
+                if seen > start:
+                    yield value
+            break
+        else:
+            return
+
+
+@dataclass(frozen=True)
+class FlattenStep:
+    """Each element replaced by the elements of a sequence."""
+
+    expand: Callable[[Any], Iterable[Any]]
+    keeps_rows: bool = False
+
+    def over(self, values: Iterator[Any]) -> Iterator[Any]:
+        for value in values:
+            if value is PAUSE:
+                yield value
+            else:
+                yield from self.expand(value)
+
+
+Step = MapStep | FilterStep | SliceStep | FlattenStep
+
+
+# Sequences -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A sequence: a source, and steps over it. `array`: it is answered as one array rather than in batches."""
+
+    context: Context
+    source: Source
+    steps: tuple[Step, ...] = ()
+    array: bool = False
+
+    @property
+    def is_feed(self) -> bool:
+        return bool(self.source.notes)
+
+    @property
+    def table(self) -> Table | None:
+        """The table whose rows the elements are; None if they are not, and cannot be written."""
+        return self.source.table if all(step.keeps_rows for step in self.steps) else None
+
+    def then(self, step: Step) -> Stream:
+        """This sequence with one more step."""
+        return replace(self, steps=(*self.steps, step))
+
+    def then_first(self, count: int) -> Stream:
+        """The first `count` elements of this sequence."""
+        return self.then(SliceStep(0, count))
+
+    def values(self) -> Iterator[Any]:
+        """The elements; of a feed, with `PAUSE` in between."""
+        values = self.source.values(self.context)
+        for step in self.steps:
+            values = step.over(values)
+        return values
+
+    def encoded(self) -> Iterator[bytes]:
+        """As `values`, as JSON: without parsing it where no step looks at it."""
+        if not self.steps:
+            return self.source.encoded(self.context)
+        return (value if value is PAUSE else dumps(datum(value)) for value in self.values())
+
+    def finite(self) -> Iterator[Any]:
+        """The elements of a sequence that has an end.
+
+        Raises:
+            QueryError: it is a feed.
+        """
+        if self.is_feed:
+            raise QueryError(ErrorType.QUERY_LOGIC, INFINITE_STREAM)
+        return self.values()
+
+    def collected(self) -> list[Any]:
+        """All elements as an array.
+
+        Raises:
+            QueryError: there are more than an array may have, or no end of them.
+        """
+        limit = self.context.settings.array_limit
+        items = [datum(value) for value in islice(self.finite(), limit + 1)]
+        if len(items) > limit:
+            raise array_limit_exceeded(limit)
+        return items
+
+
+def array_limit_exceeded(limit: int) -> QueryError:
+    """RethinkDB's error for an array with more elements than `limit`."""
+    message = (
+        f"Array over size limit `{limit}`.  To raise the number of allowed elements, modify the `array_limit` option "
+        "to `.run` (not available in the Data Explorer), or use an index."
+    )
+    return QueryError(ErrorType.RESOURCE_LIMIT, message)
+
+
+# What is it? ---------------------------------------------------------------------------------------------------------
+
+
+def datum(value: Any) -> Any:
+    """The plain value: a row's document, a sequence's elements as an array, anything else as it is."""
+    kind = type(value)
+    if kind is Row:
+        return value.doc
+    if kind is Stream:
+        return value.collected()
+    if kind in _NOT_DATA:
+        raise QueryError(ErrorType.QUERY_LOGIC, f"Expected type DATUM but found {kind_of(value)}:\n{value}")
+    return value
+
+
+def sequence(env: Env, value: Any) -> Stream:
+    """A stream over anything that has elements.
+
+    Raises:
+        QueryError: it has none.
+    """
+    if type(value) is Stream:
+        return value
+    value = datum(value)
+    if type(value) is list:
+        return Stream(env.context, Items(value), array=True)
+    raise wrong_type("ARRAY", value, "Cannot convert {found} to SEQUENCE")
+
+
+def kind_of(value: Any) -> str:
+    """The type of anything that a query works with, as messages name it."""
+    if type(value) is Stream:
+        shape = "ARRAY" if value.array else "STREAM"
+        return f"SELECTION<{shape}>" if value.table else shape
+    if type(value) is Row:
+        return "SELECTION<OBJECT>"
+    if type(value) in _NOT_DATA:
+        return _NOT_DATA[type(value)]
+    return "FUNCTION" if callable(value) else type_name(value)
+
+
+_NOT_DATA: dict[type, str] = {Table: "TABLE", type(datum): "FUNCTION"}
+
+
+def wrong_type(wanted: str, value: Any, text: str = "Expected type {wanted} but found {found}.") -> QueryError:
+    """The error for a value of another type; null is a NON_EXISTENCE error, which `default` catches."""
+    kind = ErrorType.NON_EXISTENCE if value is None else ErrorType.QUERY_LOGIC
+    return QueryError(kind, text.format(wanted=wanted, found=kind_of(value)))
+
+
+def expect(wanted: str, value: Any) -> Any:
+    """`value`, which must be of the named type.
+
+    Raises:
+        QueryError: it is not.
+    """
+    if kind_of(value) != wanted:
+        raise wrong_type(wanted, value)
+    return value
+
+
+def whole(value: Any, what: str = "") -> int:
+    """A number as an integer.
+
+    Raises:
+        QueryError: it is no number, or has a fraction.
+    """
+    expect("NUMBER", value)
+    if isinstance(value, float) and not value.is_integer():
+        raise QueryError(ErrorType.QUERY_LOGIC, f"Number not an integer{what}: {value}")
+    return int(value)
+
+
+def key_bytes(value: Any) -> bytes:
+    """The stored key for the argument of `get`.
+
+    Raises:
+        QueryError: it cannot be a key.
+    """
+    if value is None:
+        raise QueryError(ErrorType.NON_EXISTENCE, "Keys cannot be NULL.")
+    return storage_key(value)
+
+
+def is_plain_object(value: Any) -> bool:
+    """An object, and not a pseudo-type."""
+    return type(value) is dict and PSEUDO_TYPE not in value

@@ -1,0 +1,303 @@
+"""The data file: documents and journal in one SQLite database, changed together or not at all.
+
+Writing and durability are two steps. A transaction commits into SQLite's write-ahead log without waiting for the disk
+(`synchronous=NORMAL`), and every reader sees it at once; `sync` then makes all committed transactions durable with
+one fdatasync of the log, for as many writers as have come together by then. SQLite itself syncs the log before it
+copies pages from it, so the file is never ahead of the log on disk.
+
+Source: SQLite's documentation of WAL mode and of PRAGMA synchronous.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from cdcbridge.engine import catalog, journal
+from cdcbridge.engine.catalog import Catalog, Table
+from cdcbridge.engine.errors import EngineError, FileInUse, FileUnusable
+
+APPLICATION_ID: Final = 0x63646362  # "cdcb"; tells `file` and us that this SQLite database is ours
+FORMAT: Final = 1
+LOG_BYTES_TO_CHECKPOINT: Final = 4 << 20
+LOG_BYTES_TO_RESTART: Final = 64 << 20
+
+_SETTINGS = "CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;"
+
+
+class Transaction:
+    """Writes that commit together. Reads through `connection` see what has been written so far."""
+
+    def __init__(self, connection: sqlite3.Connection, catalog: Catalog, next_seq: int) -> None:
+        self.connection = connection
+        self.catalog = catalog
+        self.tables: set[int] = set()
+        self._next_seq = next_seq
+        self._time_ms = time.time_ns() // 1_000_000
+        self._entries: list[journal.Row] = []
+
+    @property
+    def newest_seq(self) -> int:
+        """The sequence number of the last entry: what the journal ends with once this commits."""
+        return self._next_seq - 1
+
+    def get(self, table: Table, key: bytes) -> bytes | None:
+        """The document stored under a key, or None."""
+        row = self.connection.execute(table.get_sql, (key,)).fetchone()
+        return None if row is None else row[0]
+
+    def put(self, table: Table, key: bytes, printed_key: bytes, old: bytes | None, new: bytes | None) -> None:
+        """Replace `old`, which is what `get` gave, by `new`, and append the change to the journal.
+
+        They are canonical JSON, and not equal; `None` is no document.
+        """
+        if new is None:
+            self.connection.execute(table.delete_sql, (key,))
+        else:
+            self.connection.execute(table.insert_sql if old is None else table.update_sql, (key, new))
+        self._entries.append((self._next_seq, table.number, self._time_ms, printed_key, old, new))
+        self._next_seq += 1
+
+    def touch(self, table: Table) -> None:
+        """Something other than documents changed: feeds of this table have to look."""
+        self.tables.add(table.number)
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """What is done inside happens whole or, when it raises, not at all."""
+        entries, next_seq = len(self._entries), self._next_seq
+        self.connection.execute("SAVEPOINT one_query")
+        try:
+            yield
+        except BaseException:
+            self.connection.execute("ROLLBACK TO one_query")
+            del self._entries[entries:]
+            self._next_seq = next_seq
+            self.catalog.load(self.connection)
+            raise
+        finally:
+            self.connection.execute("RELEASE one_query")
+
+    def flush(self) -> None:
+        """Write the journal entries; the last thing before the commit."""
+        journal.append(self.connection, self._entries)
+        self.tables.update(entry[1] for entry in self._entries)
+
+
+class Store:
+    """One open data file. This process owns it until `close`.
+
+    One thread at a time may write; `sync`, `checkpoint` and reading may go on meanwhile in other threads.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.catalog = Catalog()
+        self._lock_file = _lock(path)
+        try:
+            with self._translated():
+                self._open()
+        except BaseException:
+            self._release()
+            raise
+
+    def _open(self) -> None:
+        self._readers: list[sqlite3.Connection] = []
+        self._reader = threading.local()
+        self._sync_lock = threading.Lock()
+        self._touched: set[int] = set()
+        self._touched_lock = threading.Lock()
+        self._writer = self._connect()
+        self._prepare_file()
+        self._checkpointer = self._connect()
+        self.catalog.load(self._writer)
+        self.identity = self._setting("identity")
+        self.committed_seq = journal.ends(self._writer)[1]
+        self._log = os.open(f"{self.path}-wal", os.O_RDWR)
+        os.fdatasync(self._log)  # what an earlier process committed is durable before anyone is shown it
+        _sync_folder(self.path.parent)
+        self.durable_seq = self.committed_seq
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=512)
+        connection.executescript("PRAGMA busy_timeout=10000; PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=0;")
+        connection.execute(f"PRAGMA journal_size_limit={LOG_BYTES_TO_CHECKPOINT}")
+        return connection
+
+    def _prepare_file(self) -> None:
+        """Make a new file ours, or see that an old one is."""
+        (application,) = self._writer.execute("PRAGMA application_id").fetchone()
+        (objects,) = self._writer.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if application == 0 and objects == 0:
+            self._writer.execute("PRAGMA journal_mode=WAL")
+            self._create()
+        elif application != APPLICATION_ID:
+            raise FileUnusable(str(self.path), "it is a SQLite database, but not one of this engine")
+        else:
+            self._check_format()
+            self._writer.execute("PRAGMA journal_mode=WAL")
+        # The log has to exist before it can be opened for syncing: a write makes it.
+        self._writer.execute(
+            "INSERT OR REPLACE INTO setting VALUES ('opened_ms', ?)", (str(time.time_ns() // 1_000_000),)
+        )
+
+    def _create(self) -> None:
+        self._writer.execute("BEGIN IMMEDIATE")
+        for statement in (_SETTINGS + catalog.SCHEMA + journal.SCHEMA).split(";"):
+            self._writer.execute(statement)
+        self._writer.execute("INSERT INTO setting VALUES ('identity', ?)", (str(uuid.uuid4()),))
+        self.catalog.create_database(self._writer, catalog.DEFAULT_DATABASE)
+        self._writer.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        self._writer.execute(f"PRAGMA user_version={FORMAT}")
+        self._writer.execute("COMMIT")
+
+    def _check_format(self) -> None:
+        (version,) = self._writer.execute("PRAGMA user_version").fetchone()
+        if version != FORMAT:
+            problem = f"its format is {version}, and this version of the engine reads format {FORMAT}"
+            raise FileUnusable(str(self.path), problem)
+
+    def _setting(self, name: str) -> str:
+        (value,) = self._writer.execute("SELECT value FROM setting WHERE name = ?", (name,)).fetchone()
+        return str(value)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as problem:
+            raise FileUnusable(str(self.path), str(problem)) from problem
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """A transaction that commits when the block ends, visible at once, durable after the next `sync`.
+
+        Raises:
+            FileUnusable: it could not be committed; nothing happened.
+        """
+        with self._translated():
+            self._restart_log_if_long()
+            self._writer.execute("BEGIN IMMEDIATE")
+            transaction = Transaction(self._writer, self.catalog, self.committed_seq + 1)
+            try:
+                yield transaction
+                transaction.flush()
+                self._writer.execute("COMMIT")
+            except BaseException:
+                self._roll_back()
+                raise
+            self._committed(transaction)
+
+    def _committed(self, transaction: Transaction) -> None:
+        with self._touched_lock:
+            self.committed_seq = transaction.newest_seq
+            self._touched |= transaction.tables
+
+    def _roll_back(self) -> None:
+        if self._writer.in_transaction:
+            self._writer.execute("ROLLBACK")
+        self.catalog.load(self._writer)
+
+    def sync(self) -> frozenset[int]:
+        """Make everything committed so far durable; returns the tables that changed in it.
+
+        Raises:
+            FileUnusable: the disk refused. What was committed since the last `sync` may be lost.
+        """
+        with self._sync_lock:
+            with self._touched_lock:
+                seq, touched, self._touched = self.committed_seq, frozenset(self._touched), set()
+            with self._translated():
+                os.fdatasync(self._log)
+            self.durable_seq = seq
+            return touched
+
+    def sync_for_reader(self) -> None:
+        """As `sync`, for a reader who must not hand out what is not durable; leaves the tables for the next `sync`."""
+        touched = self.sync()
+        with self._touched_lock:
+            self._touched |= touched
+
+    @property
+    def wants_checkpoint(self) -> bool:
+        """The write-ahead log has grown long enough to be copied into the file."""
+        return os.fstat(self._log).st_size > LOG_BYTES_TO_CHECKPOINT
+
+    def checkpoint(self) -> None:
+        """Copy the write-ahead log into the file, without stopping writers. For a thread that may wait for the disk.
+
+        Raises:
+            FileUnusable: the disk refused.
+        """
+        with self._translated():
+            self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+    def _restart_log_if_long(self) -> None:
+        """Writers that never pause keep the log from starting over; make room for it between two of them."""
+        if os.fstat(self._log).st_size > LOG_BYTES_TO_RESTART:
+            self._writer.execute("PRAGMA busy_timeout=0")
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._writer.execute("PRAGMA busy_timeout=10000")
+
+    def reader(self) -> sqlite3.Connection:
+        """This thread's connection for reading committed documents and entries."""
+        connection: sqlite3.Connection | None = getattr(self._reader, "connection", None)
+        if connection is None:
+            with self._translated():
+                connection = self._connect()
+                connection.execute("PRAGMA query_only=1")
+            self._reader.connection = connection
+            self._readers.append(connection)
+        return connection
+
+    def close(self) -> None:
+        """Sync, and let the file go. Nothing may be running in other threads."""
+        try:
+            self.sync()
+            self.checkpoint()
+        finally:
+            for connection in (*self._readers, self._checkpointer, self._writer):
+                connection.close()
+            os.close(self._log)
+            self._release()
+
+    def _release(self) -> None:
+        os.close(self._lock_file)
+
+
+def _lock(path: Path) -> int:
+    """Make this process the only one that opens the file, until the descriptor is closed or the process ends."""
+    try:
+        descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as problem:
+        raise FileUnusable(str(path), problem.strerror or str(problem)) from problem
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as problem:
+        raise _in_use(path, descriptor) from problem
+    os.truncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    return descriptor
+
+
+def _in_use(path: Path, descriptor: int) -> EngineError:
+    owner = os.pread(descriptor, 20, 0).decode(errors="replace")
+    os.close(descriptor)
+    return FileInUse(str(path), int(owner) if owner.isdecimal() else None)
+
+
+def _sync_folder(path: Path) -> None:
+    """A file that was just made survives a power cut only once its folder is synced."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
