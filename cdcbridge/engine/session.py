@@ -17,7 +17,7 @@ from uuid import uuid4
 import msgspec
 
 from cdcbridge.engine import wire
-from cdcbridge.engine.core import Answer, Atom, Chunk, Cursor, EngineApi, Plan
+from cdcbridge.engine.core import Answer, Atom, Chunk, Cursor, Engine, Plan
 from cdcbridge.engine.errors import ClientError, CompileError, ErrorType, FileUnusable, QueryError
 from cdcbridge.engine.wire import QueryType, Request
 
@@ -178,7 +178,7 @@ class Session:
 
     def __init__(
         self,
-        engine: EngineApi,
+        engine: Engine,
         executor: Executor,
         send: Callable[[bytes], None],
         watchers: Watchers,
@@ -241,7 +241,7 @@ class Session:
         assert query.cursor is not None
         read = partial(query.cursor.read, query.limits.rows, query.limits.bytes)
         if query.in_place:
-            return self._was_read(query, _attempt(read))
+            return self._was_read(query, attempt(read))
         query.reading = True
         self.running += 1
         self._executor.read(read, partial(self._was_read_elsewhere, query))
@@ -265,7 +265,7 @@ class Session:
         self.running += 1
         if query.noreply:
             self._unreplied.add(token)
-        plan = _attempt(partial(self._compile, query, request))
+        plan = attempt(partial(self._compile, query, request))
         if isinstance(plan, Exception):
             self._started(query, plan)
         else:
@@ -282,7 +282,7 @@ class Session:
             return
         job = partial(_open, self._engine, plan, query.limits)
         if query.in_place:
-            self._started(query, _attempt(job))
+            self._started(query, attempt(job))
         else:
             self._executor.read(job, partial(self._started, query))
 
@@ -290,7 +290,7 @@ class Session:
         if isinstance(result, Atom | Exception):
             self._started(query, result)
         else:
-            self._started(query, _attempt(partial(_first_chunk, result, query.limits)))
+            self._started(query, attempt(partial(_first_chunk, result, query.limits)))
 
     def _started(self, query: _Query, result: Atom | _Opened | Exception) -> None:
         """The START of `query` has run. Nobody may be left to hear of it."""
@@ -378,7 +378,7 @@ class Session:
             return
         self._watchers.discard(query)
         if query.in_place:
-            _closed(_attempt(cursor.close))
+            _closed(attempt(cursor.close))
         else:
             self._executor.read(cursor.close, _closed)
 
@@ -401,15 +401,15 @@ class Session:
             self._send(wire.frame(token, answer))
 
 
-def _attempt(job: Callable[[], T]) -> T | Exception:
-    """The result of `job`, or what it raised."""
+def attempt(job: Callable[[], T]) -> T | Exception:
+    """The result of `job`, or what it raised: what `done` of an `Executor` gets."""
     try:
         return job()
     except Exception as exc:  # noqa: BLE001 (it becomes the client's answer, or a line in the log)
         return exc
 
 
-def _open(engine: EngineApi, plan: Plan, limits: _Limits) -> Atom | _Opened:
+def _open(engine: Engine, plan: Plan, limits: _Limits) -> Atom | _Opened:
     answer = engine.read(plan)
     return answer if isinstance(answer, Atom) else _first_chunk(answer, limits)
 
@@ -437,7 +437,9 @@ def _as_query_error(exc: Exception) -> QueryError:
         case QueryError():
             return exc
         case FileUnusable():
-            return QueryError(ErrorType.OP_INDETERMINATE, f"The data file is unusable, the write may be lost: {exc}")
+            return QueryError(
+                ErrorType.OP_INDETERMINATE, f"The data file is unusable, and what was being written may be lost: {exc}"
+            )
         case RecursionError():
             return CompileError("The query is nested too deeply.")
         case _:

@@ -1,0 +1,446 @@
+"""The engine on TCP: sockets, threads and timers around the protocol.
+
+Everything happens on one event loop but for two things that take time, each in a thread of its own: reading streams,
+and waiting for the disk. Writes that arrive in one turn of the loop share a transaction, and all that were written
+while the disk was busy share its next flush.
+
+A client that does not read what it asked for is not read from either, and its cursors stand still, so that it costs a
+bounded amount of memory; a bad one is told why and closed. Neither is felt by the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import secrets
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar, cast
+
+from cdcbridge.engine.core import Answer, Engine, Plan
+from cdcbridge.engine.errors import EngineError, FileUnusable, QueryError
+from cdcbridge.engine.handshake import Event, Handshake, Ready
+from cdcbridge.engine.scram import Credentials
+from cdcbridge.engine.session import Session, Watchers
+from cdcbridge.engine.wire import Frames, Refused, Send
+
+T = TypeVar("T")
+
+MAX_RUNNING = 1024
+"""Queries of one client that run at a time; RethinkDB's number. More are left in the socket."""
+HANDSHAKE_TIMEOUT_S = 10.0
+UNREAD_LIMIT_BYTES = 4 << 20
+"""Answers that a client may leave unread before it is left waiting."""
+
+_LOG = logging.getLogger("cdcbridge.engine")
+_CLOSE_GRACE_S = 2.0
+
+
+class PasswordNeeded(EngineError):
+    """Listening on `host` would let in everybody who can reach it."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(f"listening on {host} needs an admin password: others than this machine can reach it")
+        self.host = host
+
+
+class Server:
+    """Serves `engine` to RethinkDB's drivers.
+
+    `on_durable` are called in the loop with the tables that have become different on the disk, before their feeds are
+    woken. `on_fatal` is called once, when the data file has become unusable: from then on writes are refused, reads go
+    on. The engine itself stays the caller's: it is not closed here.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        password: str = "",
+        handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
+        unread_limit_bytes: int = UNREAD_LIMIT_BYTES,
+        on_fatal: Callable[[FileUnusable], None] | None = None,
+    ) -> None:
+        self.on_durable: list[Callable[[frozenset[int]], None]] = []
+        self.watchers = Watchers()
+        self.engine = engine
+        self.handshake_timeout_s = handshake_timeout_s
+        self.unread_limit_bytes = unread_limit_bytes
+        self._has_password = bool(password)
+        self._credentials = Credentials(password, salt=secrets.token_bytes(16))
+        self._on_fatal = on_fatal or _nothing
+        self._executor: LoopExecutor | None = None
+        self._listener: asyncio.Server | None = None
+        self._clients: set[_Client] = set()
+        self._all_gone = asyncio.Event()
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen; port 0 picks a free one. When this returns, clients can connect.
+
+        Raises:
+            PasswordNeeded: `host` is not this machine's own, and there is no password.
+            OSError: the address cannot be had.
+        """
+        if not self._has_password and not is_loopback(host):
+            raise PasswordNeeded(host)
+        loop = asyncio.get_running_loop()
+        self._executor = LoopExecutor(self.engine, loop, self._became_durable, self._on_fatal)
+        try:
+            self._listener = await loop.create_server(partial(_Client, self, self._executor), host, port, backlog=1024)
+        except BaseException:
+            await self._executor.close()
+            raise
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port that clients reach it at."""
+        assert self._listener is not None, "the server has not been started"
+        host, port = self._listener.sockets[0].getsockname()[:2]
+        return host, port
+
+    async def close(self) -> None:
+        """Stop taking queries, answer the writes that are under way, and close every connection. Twice is fine."""
+        listener, self._listener = self._listener, None
+        if listener is None or self._executor is None:
+            return
+        listener.close()
+        for client in self._clients:
+            client.stop_reading()
+        await self._executor.drain()
+        await self._close_clients()
+        await self._executor.close()
+
+    def handshake(self) -> Handshake:
+        """A new client's handshake."""
+        return Handshake(self._credentials, nonce=partial(secrets.token_urlsafe, 18))
+
+    def joined(self, client: _Client) -> None:
+        """A connection is there."""
+        self._clients.add(client)
+        self._all_gone.clear()
+        if self._listener is None:
+            client.close()
+
+    def left(self, client: _Client) -> None:
+        """A connection is gone."""
+        self._clients.discard(client)
+        if not self._clients:
+            self._all_gone.set()
+
+    def _became_durable(self, tables: frozenset[int]) -> None:
+        for hook in self.on_durable:
+            hook(tables)
+        self.watchers.wake(tables)
+
+    async def _close_clients(self) -> None:
+        """Close all connections, those that do not take their last bytes by force."""
+        for client in list(self._clients):
+            client.close()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._gone(), _CLOSE_GRACE_S)
+        for client in list(self._clients):
+            client.abort()
+        await self._gone()
+
+    async def _gone(self) -> None:
+        if self._clients:
+            await self._all_gone.wait()
+
+
+class LoopExecutor:
+    """Runs the engine for the sessions of one event loop. See the module's text for what runs where.
+
+    A write is answered when it is done: a durable one after a flush that began behind it, others as soon as they can be
+    seen. Once the file has failed, every write gets that error.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        loop: asyncio.AbstractEventLoop,
+        became_durable: Callable[[frozenset[int]], None],
+        on_fatal: Callable[[FileUnusable], None],
+    ) -> None:
+        self._engine = engine
+        self._loop = loop
+        self._became_durable = became_durable
+        self._on_fatal = on_fatal
+        self._readers = ThreadPoolExecutor(1, "engine-read")
+        self._syncer = ThreadPoolExecutor(1, "engine-sync")
+        self._checkpointer = ThreadPoolExecutor(1, "engine-checkpoint")
+        self._group: list[tuple[Plan, Callable[[Answer | Exception], None]]] = []
+        self._unsynced: list[Callable[[FileUnusable | None], None]] = []
+        self._dirty = False
+        self._syncing = False
+        self._checkpointing = False
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self._reading = 0
+        self._read_out = asyncio.Event()
+        self._read_out.set()
+        self._failed: FileUnusable | None = None
+
+    def read(self, job: Callable[[], T], done: Callable[[T | Exception], None]) -> None:
+        """Run `job` in the readers' thread, one job at a time."""
+        self._reading += 1
+        self._read_out.clear()
+        future = self._loop.run_in_executor(self._readers, job)
+        future.add_done_callback(partial(self._was_read, done))
+
+    def write(self, plan: Plan, done: Callable[[Answer | Exception], None]) -> None:
+        """Put a plan into the group of this turn of the loop."""
+        if self._failed is not None:
+            done(self._failed)
+            return
+        self._group.append((plan, done))
+        if len(self._group) == 1:
+            self._quiet.clear()
+            self._loop.call_soon(self._write_group)
+
+    async def drain(self) -> None:
+        """Wait until every write so far is done."""
+        await self._quiet.wait()
+
+    async def close(self) -> None:
+        """Finish what is under way and end the threads."""
+        await self.drain()
+        await self._read_out.wait()  # a job's end may queue another one, which lets its cursor go
+        for pool in (self._readers, self._syncer, self._checkpointer):
+            await asyncio.to_thread(pool.shutdown)
+
+    def _was_read(self, done: Callable[[T | Exception], None], finished: asyncio.Future[T]) -> None:
+        _report(done, finished)
+        self._reading -= 1
+        if not self._reading:
+            self._read_out.set()
+
+    def _write_group(self) -> None:
+        group, self._group = self._group, []
+        try:
+            answers: list[Answer | QueryError] = self._engine.write([plan for plan, _ in group])
+        except Exception as exc:  # noqa: BLE001 (each client gets it as its answer)
+            self._write_failed(group, exc)
+        else:
+            for (plan, done), answer in zip(group, answers, strict=True):
+                self._written(plan, done, answer)
+            self._dirty = True
+        self._sync_soon()
+
+    def _written(self, plan: Plan, done: Callable[[Answer | Exception], None], answer: Answer | QueryError) -> None:
+        if plan.durable:
+            self._unsynced.append(lambda failure: done(answer if failure is None else failure))
+        else:
+            done(answer)
+
+    def _write_failed(self, group: list[tuple[Plan, Callable[[Answer | Exception], None]]], exc: Exception) -> None:
+        if isinstance(exc, FileUnusable):
+            self._fail(exc)
+        for _, done in group:
+            done(exc)
+
+    def _sync_soon(self) -> None:
+        """Flush what has been written, unless that is being done: then another flush follows, for all that waits."""
+        if self._syncing:
+            return
+        if not self._dirty:
+            self._settle()
+            return
+        self._syncing = True
+        self._dirty = False
+        waiting, self._unsynced = self._unsynced, []
+        future = self._loop.run_in_executor(self._syncer, self._engine.sync)
+        future.add_done_callback(partial(_report, partial(self._synced, waiting)))
+
+    def _synced(self, waiting: list[Callable[[FileUnusable | None], None]], result: frozenset[int] | Exception) -> None:
+        self._syncing = False
+        failure = self._disk_failure(result)
+        for done in waiting:
+            done(failure)
+        if isinstance(result, frozenset) and result:
+            self._became_durable(result)
+        self._checkpoint_if_due()
+        self._sync_soon()
+
+    def _checkpoint_if_due(self) -> None:
+        """Shorten the log in a thread of its own: nobody waits for it, the next flush least of all."""
+        if not self._checkpointing and self._failed is None and self._engine.wants_checkpoint:
+            self._checkpointing = True
+            future = self._loop.run_in_executor(self._checkpointer, self._engine.checkpoint)
+            future.add_done_callback(partial(_report, self._checkpointed))
+
+    def _checkpointed(self, result: Exception | None) -> None:
+        self._checkpointing = False
+        self._disk_failure(result)
+
+    def _disk_failure(self, result: object) -> FileUnusable | None:
+        """The failure in what a disk's thread came to, if it is one. Nothing is written after it."""
+        if not isinstance(result, Exception):
+            return None
+        if not isinstance(result, FileUnusable):
+            _LOG.error("disk work failed by a bug in the engine", exc_info=result)
+            result = FileUnusable("the data file", str(result) or type(result).__name__)
+        self._fail(result)
+        return result
+
+    def _fail(self, error: FileUnusable) -> None:
+        if self._failed is None:
+            self._failed = error
+            self._on_fatal(error)
+
+    def _settle(self) -> None:
+        if not self._group:
+            self._quiet.set()
+
+
+class _Client(asyncio.Protocol):
+    """One connection: the handshake, then a session; pausing one side when the other does not keep up."""
+
+    def __init__(self, server: Server, executor: LoopExecutor) -> None:
+        self._server = server
+        self._handshake: Handshake | None = server.handshake()
+        self._frames = Frames()
+        self._session = Session(server.engine, executor, self._send, server.watchers, self._pump)
+        self._unread = False
+        """The client leaves answers unread."""
+        self._over = False
+        """Nothing more is read from this client."""
+        self._pumping = False
+        self._paused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=self._server.unread_limit_bytes)
+        _keep_alive(self._transport)
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(self._server.handshake_timeout_s, self.abort)
+        self._server.joined(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._over = True
+        self._deadline.cancel()
+        self._session.close()
+        self._server.left(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._over:
+            return
+        if self._handshake is None:
+            self._frames.receive(data)
+            self._pump()
+            return
+        for event in self._handshake.receive(data):
+            self._shake_hands(event)
+
+    def pause_writing(self) -> None:
+        self._unread = True
+        self._session.hold()
+        self._read_or_pause()
+
+    def resume_writing(self) -> None:
+        self._unread = False
+        self._session.resume()
+        self._pump()
+
+    def stop_reading(self) -> None:
+        """Take no more queries."""
+        self._over = True
+
+    def close(self) -> None:
+        """Close the connection when what has been sent is delivered."""
+        self._over = True
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Close the connection now."""
+        self._over = True
+        self._transport.abort()
+
+    def _shake_hands(self, event: Event) -> None:
+        match event:
+            case Send(data):
+                self._transport.write(data)
+            case Refused():
+                self._refuse(event)
+            case Ready(rest):
+                self._handshake = None
+                self._deadline.cancel()
+                self._frames = Frames(rest)
+                self._pump()
+
+    def _pump(self) -> None:
+        """Hand queries to the session as long as the client is owed little."""
+        if self._pumping:
+            return
+        self._pumping = True
+        while self._may_ask and (query := self._frames.next()) is not None:
+            if isinstance(query, Refused):
+                self._refuse(query)
+            else:
+                self._session.receive(query.token, query.json)
+        self._pumping = False
+        self._read_or_pause()
+
+    @property
+    def _may_ask(self) -> bool:
+        return not self._over and not self._unread and self._session.running < MAX_RUNNING
+
+    def _read_or_pause(self) -> None:
+        if self._transport.is_closing():
+            return
+        pause = not self._over and not self._may_ask
+        if pause and not self._paused:
+            self._transport.pause_reading()
+        elif self._paused and not pause:
+            self._transport.resume_reading()
+        self._paused = pause
+
+    def _refuse(self, refused: Refused) -> None:
+        """Say why, and wait for the client to close: closing first could take the reason from it."""
+        _LOG.warning("client refused: %s", refused.reason, extra={"peer": self._peer()})
+        self._over = True
+        self._transport.write(refused.data)
+        self._transport.write_eof()
+        self._deadline.cancel()
+        self._deadline = asyncio.get_running_loop().call_later(self._server.handshake_timeout_s, self.abort)
+
+    def _send(self, data: bytes) -> None:
+        self._transport.write(data)
+
+    def _peer(self) -> str:
+        peer = self._transport.get_extra_info("peername")
+        return f"{peer[0]}:{peer[1]}" if peer else "unknown"
+
+
+def is_loopback(host: str) -> bool:
+    """Can only this machine reach `host`? Of names, only `localhost` is known to be one."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _keep_alive(transport: asyncio.Transport) -> None:
+    connection = transport.get_extra_info("socket")
+    if connection is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def _report(done: Callable[[T | Exception], None], finished: asyncio.Future[T]) -> None:
+    """Tell `done` what a job in a thread came to."""
+    exc = finished.exception()
+    if exc is None:
+        done(finished.result())
+    elif isinstance(exc, Exception):
+        done(exc)
+    else:
+        raise exc
+
+
+def _nothing(error: FileUnusable) -> None:
+    """Nobody wants to know of fatal errors: each write says so itself."""
