@@ -1,0 +1,149 @@
+"""The window of unconfirmed messages: up to which position is everything confirmed? Pure.
+
+Messages stand in a ring in the order of publishing. The window moves on over the oldest message only, so that a message
+confirmed out of turn waits, marked, until everything below it is confirmed, too. Each message is put in once and taken
+out once, whatever the order of the confirms: the cost of a confirm does not depend on the size of the window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+from cdcbridge.change import Position
+
+DEFAULT_MAX_COUNT = 4096
+DEFAULT_MAX_BYTES = 64 * 1024 * 1024
+
+M = TypeVar("M")
+
+
+class InFlight(Generic[M]):
+    """Messages that are on their way, each with its size and the position that is safe once it is confirmed.
+
+    Delivery tags are the broker's: 1 for the first message on a channel, then counted up. All messages in the window
+    have been sent on the current channel; `restart` begins a new one.
+    """
+
+    def __init__(self, *, max_count: int = DEFAULT_MAX_COUNT, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        if max_count < 1 or max_bytes < 1:
+            raise ValueError(f"a window needs room: max_count={max_count}, max_bytes={max_bytes}")
+        self._max_count = max_count
+        self._max_bytes = max_bytes
+        self._items: list[M | None] = [None] * max_count
+        self._sizes = [0] * max_count
+        self._positions: list[Position | None] = [None] * max_count
+        self._confirmed = bytearray(max_count)
+        # Sequence numbers count all messages ever added; modulo max_count they are places in the ring.
+        self._oldest = 0
+        self._next = 0
+        self._before_tag_1 = -1
+        self._bytes = 0
+        self._safe: Position | None = None
+
+    def __len__(self) -> int:
+        """How many messages are in the window."""
+        return self._next - self._oldest
+
+    @property
+    def size_bytes(self) -> int:
+        """The sizes of all messages in the window together."""
+        return self._bytes
+
+    @property
+    def safe(self) -> Position | None:
+        """The newest position with nothing unconfirmed at or below it; `None` before the first."""
+        return self._safe
+
+    def fitting(self, sizes: Sequence[int]) -> int:
+        """How many messages of these sizes, from the first on, there is room for now.
+
+        A message larger than the whole budget fits when the window is empty, or it could never be sent.
+        """
+        room = self._max_bytes - self._bytes
+        places = min(len(sizes), self._max_count - len(self))
+        for count in range(places):
+            room -= sizes[count]
+            if room < 0 and (count or len(self)):
+                return count
+        return places
+
+    def add(self, item: M, size_bytes: int, position: Position) -> None:
+        """Put a message in, as the newest. Ask `fitting` first: the limit of bytes is not checked here.
+
+        Raises:
+            OverflowError: the window is full.
+        """
+        if self._next - self._oldest >= self._max_count:
+            raise OverflowError(f"the window is full with {self._max_count} messages")
+        place = self._next % self._max_count
+        self._items[place] = item
+        self._sizes[place] = size_bytes
+        self._positions[place] = position
+        self._bytes += size_bytes
+        self._next += 1
+
+    def attach(self, position: Position) -> None:
+        """Everything up to `position` has been added: it is safe together with the newest message.
+
+        At once, where the window is empty.
+        """
+        if self._next == self._oldest:
+            self._safe = position
+        else:
+            self._positions[(self._next - 1) % self._max_count] = position
+
+    def confirm(self, tag: int, multiple: bool = False) -> int:
+        """The broker has confirmed the message with this tag; with `multiple`, all up to it (0: all there are).
+
+        Returns how many messages have left the window: 0 while an older one is unconfirmed. A repeated confirm is no
+        error and changes nothing.
+
+        Raises:
+            ValueError: nothing was sent with this tag.
+        """
+        if tag == 0 and multiple:
+            return self._release(self._next - 1)
+        sequence = self._before_tag_1 + tag
+        if tag < 1 or sequence >= self._next:
+            raise ValueError(f"delivery tag {tag} is confirmed, and was never sent")
+        if sequence == self._oldest or multiple:
+            return self._release(sequence)
+        if sequence > self._oldest:
+            self._confirmed[sequence % self._max_count] = 1
+        return 0
+
+    def item(self, tag: int) -> M | None:
+        """The message with this tag, `None` if it has left the window."""
+        sequence = self._before_tag_1 + tag
+        return self._items[sequence % self._max_count] if self._oldest <= sequence < self._next else None
+
+    def restart(self) -> None:
+        """A new channel: its tag 1 will be the oldest message, and all messages count as unconfirmed.
+
+        Those too that were confirmed out of turn: they go again with the rest, so that what arrives last arrives in
+        order. Without them, a message lost before them would come after them, and stay there.
+        """
+        self._before_tag_1 = self._oldest - 1
+        self._confirmed = bytearray(self._max_count)
+
+    def pending(self) -> list[M]:
+        """All messages in the window, in the order of publishing: what a new channel has to be sent."""
+        places = (sequence % self._max_count for sequence in range(self._oldest, self._next))
+        return [item for place in places if (item := self._items[place]) is not None]
+
+    def _release(self, through: int) -> int:
+        """Take out all messages up to sequence number `through`, and the confirmed ones right behind."""
+        sequence = self._oldest
+        place = 0
+        while sequence <= through or (sequence < self._next and self._confirmed[sequence % self._max_count]):
+            place = sequence % self._max_count
+            self._items[place] = None
+            self._confirmed[place] = 0
+            self._bytes -= self._sizes[place]
+            sequence += 1
+        released = sequence - self._oldest
+        if released:
+            self._safe = self._positions[place]
+            self._oldest = sequence
+        return released
