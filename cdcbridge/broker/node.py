@@ -32,6 +32,9 @@ STOP_DEADLINE_S = 30.0
 POLL_S = 0.05
 LOG_TAIL_LINES = 15
 
+LOCALHOST = '{host, {127,0,0,1}, ["localhost"]}.\n{lookup, [file, native]}.\n'
+"""Erlang's own hosts file: a bare container has no /etc/hosts, and the node's name ends in `@localhost`."""
+
 SERVERS = (
     "/usr/lib/rabbitmq/bin/rabbitmq-server",
     "/opt/rabbitmq/sbin/rabbitmq-server",
@@ -172,6 +175,7 @@ class PrivateNode:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "conf.d").mkdir(exist_ok=True)
         (self.folder / "rabbitmq.conf").write_text(f"listeners.tcp.1 = {HOST}:{self.port}\n")
+        (self.folder / "inetrc").write_text(LOCALHOST)
         for name, content in (("enabled_plugins", "[].\n"), ("advanced.config", "[].\n"), ("rabbitmq-env.conf", "")):
             (self.folder / name).write_text(content)
 
@@ -185,6 +189,7 @@ class PrivateNode:
         loopback = "{127,0,0,1}"
         return environment | {
             "HOME": str(self.folder),
+            "ERL_INETRC": str(self.folder / "inetrc"),
             "ERL_EPMD_ADDRESS": HOST,
             "ERL_EPMD_PORT": str(self._epmd_port),
             "RABBITMQ_NODENAME": self._name,
