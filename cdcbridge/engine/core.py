@@ -280,4 +280,3 @@ def _held(cursor: StreamCursor) -> ListCursor:
         if chunk.done:
             return ListCursor(items)
 
-EngineApi = Engine  # noqa: the protocol rooms still call it so

@@ -144,7 +144,7 @@ class Feed:
             _check_alive(table)
             upto = store.durable_seq
             entries = self._read(context, after, upto)
-            after = entries[-1][0] if len(entries) == ENTRIES_PER_READ else max(after, upto)
+            after = entries[-1][0] if entries else max(after, upto)
             yield from self._elements(entries)
             if after >= store.durable_seq:
                 yield PAUSE
@@ -193,9 +193,12 @@ class _Snapshot:
 
 def _entries(snapshot: _Snapshot, table: Table, after: int) -> list[journal.Row]:
     """All entries of a table in the snapshot behind `after`."""
-    if after >= snapshot.seq:
-        return []
-    return journal.read_table(snapshot.connection, table.number, after, snapshot.seq, -1)
+    entries: list[journal.Row] = []
+    while after < snapshot.seq:
+        more = journal.read_table(snapshot.connection, table.number, after, snapshot.seq, ENTRIES_PER_READ)
+        entries += more
+        after = more[-1][0] if more else snapshot.seq
+    return entries
 
 
 def _check_alive(table: Table) -> None:

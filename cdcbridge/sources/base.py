@@ -20,7 +20,7 @@ class Source(Protocol):
         """Which history the positions belong to. Two databases never share one; a restart does not change it."""
 
     def stream(self, after: Position | None) -> AsyncIterator[Batch]:
-        """Every change committed after `after`, in commit order, for ever; `None` starts at the beginning of the history.
+        """Every change committed after `after`, in commit order, for ever; `None` is the beginning of the history.
 
         A change appears when it is durable, never before: what has been published cannot be undone by a crash of
         the database. Cancelling between two batches loses nothing. One stream at a time.

@@ -1,0 +1,75 @@
+"""The built-in engine as a server of this process: its data file opened, its port listened on.
+
+Used by the command `engine`, and by the embedded source, which reads the journal that the server's clients write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from structlog.typing import FilteringBoundLogger
+
+from cdcbridge.engine.core import Engine
+from cdcbridge.engine.errors import FileInUse, FileUnusable
+from cdcbridge.engine.server import Server
+from cdcbridge.errors import BridgeError, ConfigError, InUse, StateError
+from cdcbridge.settings import Address, EngineConfig
+
+Failed = Callable[[BridgeError], None]
+"""Called once when something that runs in the background can go on no more."""
+
+
+@asynccontextmanager
+async def hosted_engine(
+    config: EngineConfig, log: FilteringBoundLogger, failed: Failed, data: Path | None = None
+) -> AsyncIterator[Server]:
+    """The engine on its port, until the block ends; then its clients are let go and the file is synced and closed.
+
+    `data` is the file, where it is not the configured one. A disk that refuses while it runs is told to `failed`.
+
+    Raises:
+        ConfigError: the file or the port cannot be had.
+    """
+    engine = _opened(data or config.data)
+    try:
+        password = config.password.get_secret_value() if config.password else ""
+        server = Server(engine, password=password, on_fatal=lambda error: failed(StateError(error.path, error.problem)))
+        await _listen(server, config.listen)
+        try:
+            log.info("engine_ready", address=str(Address(*server.address)), data=str(engine.store.path))
+            yield server
+        finally:
+            await server.close()
+    finally:
+        _close(engine)
+
+
+def _opened(path: Path) -> Engine:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return Engine.open(path)
+    except FileInUse as problem:
+        remedy = "stop the other process, or choose another file with --data"
+        raise InUse("engine.data", str(problem), remedy) from problem
+    except FileUnusable as problem:
+        raise ConfigError("engine.data", str(problem), "choose another file with --data") from problem
+    except OSError as problem:
+        raise ConfigError("engine.data", f"{path.parent}: {problem.strerror}", "choose another file") from problem
+
+
+async def _listen(server: Server, address: Address) -> None:
+    try:
+        await server.start(*address)
+    except OSError as problem:
+        reason = problem.strerror or str(problem)
+        remedy = "stop what listens there, or choose another address with --listen (port 0 picks a free one)"
+        raise InUse("engine.listen", f"cannot listen on {address}: {reason}", remedy) from problem
+
+
+def _close(engine: Engine) -> None:
+    try:
+        engine.close()
+    except FileUnusable as problem:
+        raise StateError(problem.path, problem.problem) from problem
