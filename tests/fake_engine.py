@@ -1,0 +1,138 @@
+"""An engine without ReQL, for tests of the protocol: the term names what shall happen.
+
+["value", x]          an atom
+["stream", n]         a stream of 0 … n-1
+["feed", t]           a feed of table t; `FakeEngine.commit` gives it elements
+["insert", x]         a write, durable; ["insert soft", x] one that is not
+["fail", kind, text]  fails when it runs, as the `QueryError` of that kind
+["nonsense"]          does not compile
+["bug"]               raises what no engine should
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from cdcbridge.engine.core import Answer, Atom, Chunk
+from cdcbridge.engine.errors import CompileError, ErrorType, QueryError
+from cdcbridge.engine.session import attempt
+
+
+class FakeCursor:
+    """A stream of `items`, or a feed of `tables` that gets its items later. An item may be an exception."""
+
+    notes: tuple[int, ...] = ()
+
+    def __init__(self, items: Sequence[Any] = (), tables: Sequence[int] = ()) -> None:
+        self.items: deque[Any] = deque(items)
+        self.tables = frozenset(tables)
+        self.is_feed = bool(tables)
+        self.notes = (1,) if tables else ()
+        self.closed = 0
+
+    def read(self, max_rows: int, max_bytes: int) -> Chunk:
+        assert not self.closed, "read after close"
+        items: list[bytes] = []
+        while self.items and len(items) < max_rows and sum(map(len, items)) < max_bytes:
+            if isinstance(self.items[0], Exception):
+                if items:
+                    break
+                raise self.items.popleft()
+            items.append(msgspec.json.encode(self.items.popleft()))
+        return Chunk(items, not self.items and not self.is_feed)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@dataclass
+class FakePlan:
+    term: list[Any]
+    durable: bool = True
+
+    @property
+    def writes(self) -> bool:
+        return str(self.term[0]).startswith("insert")
+
+    @property
+    def is_feed(self) -> bool:
+        return bool(self.term[0] == "feed")
+
+
+class FakeEngine:
+    """See the module's text. `cursors` are all that it has handed out, `written` what was inserted."""
+
+    wants_checkpoint = False
+
+    def __init__(self) -> None:
+        self.cursors: list[FakeCursor] = []
+        self.written: list[Any] = []
+        self.groups: list[int] = []
+        self.synced = 0
+        self.on_write: Callable[[], None] = lambda: None
+        self.on_sync: Callable[[], None] = lambda: None
+
+    def compile(self, term: Any, options: Mapping[str, Any]) -> FakePlan:
+        if term == ["nonsense"]:
+            raise CompileError("No such term.", (0,))
+        if term == ["deep"]:
+            raise RecursionError
+        return FakePlan(term, term[0] != "insert soft")
+
+    def read(self, plan: FakePlan) -> Answer:
+        match plan.term:
+            case ["value", value]:
+                return Atom(msgspec.json.encode(value))
+            case ["stream", count]:
+                return self._opened(FakeCursor(range(count)))
+            case ["feed", table]:
+                return self._opened(FakeCursor((), [table]))
+            case ["fail", kind, text]:
+                raise QueryError(ErrorType[kind], text, (0, "index"))
+        raise ZeroDivisionError("a secret document")
+
+    def write(self, plans: Sequence[FakePlan]) -> list[Answer | QueryError]:
+        self.on_write()
+        self.groups.append(len(plans))
+        self.written += [plan.term[1] for plan in plans]
+        return [Atom(b'{"inserted":1}') for _ in plans]
+
+    def sync(self) -> frozenset[int]:
+        self.on_sync()
+        self.synced = len(self.written)
+        return frozenset({1})
+
+    def checkpoint(self) -> None: ...
+
+    def _opened(self, cursor: FakeCursor) -> FakeCursor:
+        self.cursors.append(cursor)
+        return cursor
+
+
+class ManualExecutor:
+    """Does nothing until `run` is called, or everything at once if it is `eager`."""
+
+    def __init__(self, engine: FakeEngine, *, eager: bool = True) -> None:
+        self.engine = engine
+        self.eager = eager
+        self.jobs: deque[Callable[[], None]] = deque()
+
+    def read(self, job: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        self._queue(lambda: done(attempt(job)))
+
+    def write(self, plan: Any, done: Callable[[Any], None]) -> None:
+        self._queue(lambda: done(self.engine.write([plan])[0]))
+
+    def run(self) -> None:
+        while self.jobs:
+            self.jobs.popleft()()
+
+    def _queue(self, job: Callable[[], None]) -> None:
+        self.jobs.append(job)
+        if self.eager:
+            self.run()
