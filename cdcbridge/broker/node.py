@@ -151,17 +151,17 @@ class PrivateNode:
     ) -> None:
         self.close()
 
-    def ctl(self, *arguments: str) -> str:
-        """The output of `rabbitmqctl ARGUMENTS`. Takes seconds: it starts an Erlang machine of its own.
+    def ctl(self, *arguments: str, program: str = "rabbitmqctl") -> str:
+        """The output of `rabbitmqctl ARGUMENTS`, or of another of RabbitMQ's programs. Takes up to some seconds.
 
         Raises:
             NodeFailed: the command failed.
         """
         server = find_server()
-        command = [str(server.with_name("rabbitmqctl") if server else "rabbitmqctl"), "--quiet", *arguments]
+        command = [str(server.with_name(program) if server else program), "--quiet", *arguments]
         done = subprocess.run(command, env=self._environment(), capture_output=True, text=True, check=False)
         if done.returncode:
-            raise NodeFailed(f"rabbitmqctl {' '.join(arguments)} failed", (done.stdout + done.stderr).strip())
+            raise NodeFailed(f"{program} {' '.join(arguments)} failed", (done.stdout + done.stderr).strip())
         return done.stdout
 
     def log_tail(self) -> str:
