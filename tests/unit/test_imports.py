@@ -36,7 +36,7 @@ PURE = {
 LOOPS = {"cdcbridge.bridge", "listeners.worker"}
 """They tie the parts together; only the command line knows them."""
 
-COMMAND_LINE = {"cdcbridge.__main__", "cdcbridge.cli", "cdcbridge.daemon", "cdcbridge.demo"}
+COMMAND_LINE = {"cdcbridge.__main__", "cdcbridge.cli", "cdcbridge.demo", "cdcbridge.service"}
 
 IMPURE = {
     "aio_pika", "aiohttp", "aiormq", "asyncio", "http", "logging", "multiprocessing", "os", "pika", "pymongo",
