@@ -74,8 +74,8 @@ class FakeEngine:
         self.written: list[Any] = []
         self.groups: list[int] = []
         self.synced = 0
-        self.on_write: Callable[[], None] = lambda: None
-        self.on_sync: Callable[[], None] = lambda: None
+        self.on_write: Callable[[], object] = lambda: None
+        self.on_sync: Callable[[], object] = lambda: None
 
     def compile(self, term: Any, options: Mapping[str, Any]) -> FakePlan:
         if term == ["nonsense"]:

@@ -1,8 +1,8 @@
 """The engine on TCP: sockets, threads and timers around the protocol.
 
-Everything happens on one event loop but for two things that take time, each in a thread of its own: reading streams,
-and waiting for the disk. Writes that arrive in one turn of the loop share a transaction, and all that were written
-while the disk was busy share its next flush.
+Everything happens on one event loop but for what takes time: streams are read in a few threads, so that a long one
+holds up nobody, and one thread waits for the disk. Writes that arrive in one turn of the loop share a transaction, and
+all that were written while the disk was busy share its next flush.
 
 A client that does not read what it asked for is not read from either, and its cursors stand still, so that it costs a
 bounded amount of memory; a bad one is told why and closed. Neither is felt by the others.
@@ -32,12 +32,14 @@ T = TypeVar("T")
 
 MAX_RUNNING = 1024
 """Queries of one client that run at a time; RethinkDB's number. More are left in the socket."""
+READERS = 4
 HANDSHAKE_TIMEOUT_S = 10.0
+CLOSE_GRACE_S = 2.0
+"""How long `close` waits for clients to take their last answers."""
 UNREAD_LIMIT_BYTES = 4 << 20
 """Answers that a client may leave unread before it is left waiting."""
 
 _LOG = logging.getLogger("cdcbridge.engine")
-_CLOSE_GRACE_S = 2.0
 
 
 class PasswordNeeded(EngineError):
@@ -62,6 +64,7 @@ class Server:
         *,
         password: str = "",
         handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
+        close_grace_s: float = CLOSE_GRACE_S,
         unread_limit_bytes: int = UNREAD_LIMIT_BYTES,
         on_fatal: Callable[[FileUnusable], None] | None = None,
     ) -> None:
@@ -70,6 +73,7 @@ class Server:
         self.engine = engine
         self.handshake_timeout_s = handshake_timeout_s
         self.unread_limit_bytes = unread_limit_bytes
+        self._close_grace_s = close_grace_s
         self._has_password = bool(password)
         self._credentials = Credentials(password, salt=secrets.token_bytes(16))
         self._on_fatal = on_fatal or _nothing
@@ -141,7 +145,7 @@ class Server:
         for client in list(self._clients):
             client.close()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._gone(), _CLOSE_GRACE_S)
+            await asyncio.wait_for(self._gone(), self._close_grace_s)
         for client in list(self._clients):
             client.abort()
         await self._gone()
@@ -169,7 +173,7 @@ class LoopExecutor:
         self._loop = loop
         self._became_durable = became_durable
         self._on_fatal = on_fatal
-        self._readers = ThreadPoolExecutor(1, "engine-read")
+        self._readers = ThreadPoolExecutor(READERS, "engine-read")
         self._syncer = ThreadPoolExecutor(1, "engine-sync")
         self._checkpointer = ThreadPoolExecutor(1, "engine-checkpoint")
         self._group: list[tuple[Plan, Callable[[Answer | Exception], None]]] = []
@@ -185,7 +189,7 @@ class LoopExecutor:
         self._failed: FileUnusable | None = None
 
     def read(self, job: Callable[[], T], done: Callable[[T | Exception], None]) -> None:
-        """Run `job` in the readers' thread, one job at a time."""
+        """Run `job` in one of the readers' threads."""
         self._reading += 1
         self._read_out.clear()
         future = self._loop.run_in_executor(self._readers, job)

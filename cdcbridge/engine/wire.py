@@ -15,10 +15,13 @@ from typing import Any
 
 import msgspec
 
-from cdcbridge.engine.errors import ClientError, CompileError, QueryError
+from cdcbridge.engine.errors import ClientError, CompileError, ErrorType, QueryError
 
 MAX_QUERY_BYTES = 134217727
 """The largest query; RethinkDB's own limit."""
+
+MAX_ANSWER_BYTES = 2**32 - 1
+"""The largest answer: what its length field can hold."""
 
 _HEADER = struct.Struct("<qI")
 
@@ -117,6 +120,9 @@ class Frames:
 
 def frame(token: int, answer: bytes) -> bytes:
     """An answer as it goes out: in one piece, because drivers wait with a timeout for its first byte only."""
+    if len(answer) > MAX_ANSWER_BYTES:
+        problem = f"Response size ({len(answer)}) greater than maximum ({MAX_ANSWER_BYTES})."
+        answer = error(QueryError(ErrorType.RESOURCE_LIMIT, problem))
     return _HEADER.pack(token, len(answer)) + answer
 
 

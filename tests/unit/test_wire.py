@@ -359,6 +359,11 @@ class TestAnswers:
     def test_an_answer_goes_out_in_one_piece_with_its_token_and_length(self) -> None:
         assert wire.frame(5, b"{}") == struct.pack("<qI", 5, 2) + b"{}"
 
+    def test_an_answer_that_no_frame_can_hold_becomes_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(wire, "MAX_ANSWER_BYTES", 10)
+        answer = json.loads(wire.frame(5, b"x" * 11)[12:])
+        assert (answer["t"], answer["e"]) == (18, ErrorType.RESOURCE_LIMIT)
+
     def test_an_atom_holds_the_value_as_it_is(self) -> None:
         assert json.loads(wire.atom(b'{"a":1}')) == {"t": 1, "r": [{"a": 1}]}
 

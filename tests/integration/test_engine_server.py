@@ -1,0 +1,572 @@
+"""The official driver against the engine over TCP: blocking and asyncio, wrong passwords, bad clients, slow clients."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+from rethinkdb import r
+from rethinkdb.asyncio_net import net_asyncio
+from rethinkdb.errors import (
+    ReqlAuthError,
+    ReqlDriverError,
+    ReqlOpFailedError,
+    ReqlOpIndeterminateError,
+    ReqlServerCompileError,
+    ReqlTimeoutError,
+    ReqlUserError,
+)
+from rethinkdb.net import DefaultConnection, make_connection
+
+from cdcbridge.engine.core import Engine
+from cdcbridge.engine.errors import FileUnusable
+from cdcbridge.engine.server import PasswordNeeded, Server, is_loopback
+from tests.fake_engine import FakeEngine
+
+HOST = "127.0.0.1"
+PASSWORD = "secret"
+WAIT_S = 30.0
+"""Longer than anything here takes; a test that needs it fails."""
+MAGIC = struct.pack("<I", 0x34C2BDC3)
+
+
+class ServedEngine:
+    """A server in a thread with an event loop of its own, for programs that block."""
+
+    def __init__(self, path: Path, loop: asyncio.AbstractEventLoop) -> None:
+        self.engine = Engine.open(path)
+        self.loop = loop
+        self._thread = threading.Thread(target=self.loop.run_forever)
+        self._thread.start()
+        self.server = Server(self.engine, password=PASSWORD)
+        self.run(self.server.start(HOST, 0))
+
+    def run(self, job: Awaitable[Any]) -> Any:
+        async def waited() -> Any:
+            return await job
+
+        return asyncio.run_coroutine_threadsafe(waited(), self.loop).result(WAIT_S)
+
+    def close(self) -> None:
+        self.run(self.server.close())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+        self.engine.close()
+
+
+Connect = Callable[..., Any]
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def served(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ServedEngine]:
+    served = ServedEngine(tmp_path / "engine.db", request.param())
+    yield served
+    served.close()
+
+
+@pytest.fixture
+def connect(served: ServedEngine) -> Iterator[Connect]:
+    """Opens blocking connections, which are closed with the test."""
+    with ExitStack() as stack:
+
+        def connected(**options: Any) -> Any:
+            host, port = served.server.address
+            connection = make_connection(DefaultConnection, host, port, **{"password": PASSWORD} | options)
+            return stack.enter_context(connection)
+
+        yield connected
+
+
+@pytest.fixture
+def table(connect: Connect) -> Any:
+    r.table_create("users").run(connect())
+    return r.table("users")
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Server]:
+    """A server in the test's own event loop."""
+    engine = Engine.open(tmp_path / "engine.db")
+    server = Server(engine, handshake_timeout_s=WAIT_S)
+    await server.start(HOST, 0)
+    yield server
+    await server.close()
+    engine.close()
+
+
+@pytest.fixture
+async def opened(server: Server) -> AsyncIterator[Connect]:
+    """Opens asyncio connections, which are closed with the test."""
+    async with AsyncExitStack() as stack:
+
+        async def connected() -> Any:
+            connection = await make_connection(net_asyncio.Connection, HOST, server.address[1])
+            return await stack.enter_async_context(connection)
+
+        yield connected
+
+
+class RawClient:
+    """A client that sends what it likes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def connected(cls, server: Server) -> RawClient:
+        return cls(*await asyncio.open_connection(*server.address))
+
+    @classmethod
+    async def let_in(cls, server: Server) -> RawClient:
+        """Past the handshake, by the older protocol, which is shorter."""
+        client = await cls.connected(server)
+        client.writer.write(struct.pack("<III", 0x400C2D20, 0, 0x7E6970C7))
+        assert await client.reader.readuntil(b"\0") == b"SUCCESS\0"
+        return client
+
+    def ask(self, token: int, *query: Any) -> None:
+        text = json.dumps(query).encode()
+        self.writer.write(struct.pack("<qI", token, len(text)) + text)
+
+    async def answer(self) -> tuple[int, dict[str, Any]]:
+        token, length = struct.unpack("<qI", await self.reader.readexactly(12))
+        return token, json.loads(await self.reader.readexactly(length))
+
+    async def close(self) -> None:
+        self.writer.close()
+        await self.writer.wait_closed()
+
+
+@pytest.fixture
+async def raw(server: Server) -> AsyncIterator[Connect]:
+    """Opens raw clients, past the handshake or before it."""
+    clients: list[RawClient] = []
+
+    async def opened(*, let_in: bool = True) -> RawClient:
+        clients.append(await (RawClient.let_in(server) if let_in else RawClient.connected(server)))
+        return clients[-1]
+
+    yield opened
+    for client in clients:
+        await client.close()
+
+
+class TestBlockingDriver:
+    def test_values_come_back(self, connect: Connect) -> None:
+        assert r.expr({"a": [1, 2.5, None, "é"]}).run(connect()) == {"a": [1, 2.5, None, "é"]}
+
+    def test_a_table_is_read_in_batches_to_its_end(self, connect: Connect, table: Any) -> None:
+        table.insert([{"id": number} for number in range(250)]).run(connect())
+        rows = list(table.run(connect(), max_batch_rows=7))
+        assert sorted(row["id"] for row in rows) == list(range(250))
+
+    def test_a_feed_gives_changes_of_another_connection_in_order(self, connect: Connect, table: Any) -> None:
+        feed, writer = table.changes().run(connect()), connect()
+        for durability in ("hard", "soft"):
+            table.insert({"id": 1, "by": durability}, conflict="replace", durability=durability).run(writer)
+        assert feed.next(wait=WAIT_S) == {"old_val": None, "new_val": {"id": 1, "by": "hard"}}
+        assert feed.next(wait=WAIT_S)["new_val"] == {"id": 1, "by": "soft"}
+
+    def test_a_feed_with_nothing_new_times_out_and_goes_on(self, connect: Connect, table: Any) -> None:
+        feed = table.changes().run(connect())
+        with pytest.raises(ReqlTimeoutError):
+            feed.next(wait=False)
+        table.insert({"id": 1}).run(connect())
+        assert feed.next(wait=WAIT_S)["new_val"] == {"id": 1}
+
+    def test_a_connection_goes_on_beside_its_feed(self, connect: Connect, table: Any) -> None:
+        connection = connect()
+        feed = table.changes().run(connection)
+        table.insert({"id": 1}).run(connection)
+        assert table.count().run(connection) == 1
+        assert feed.next(wait=WAIT_S)["new_val"] == {"id": 1}
+
+    def test_a_closed_feed_leaves_its_connection_usable(self, connect: Connect, table: Any) -> None:
+        connection = connect()
+        feed = table.changes().run(connection)
+        feed.close()
+        table.insert({"id": 1}).run(connection)
+        assert table.count().run(connection) == 1
+        assert not connection._instance._cursor_cache
+
+    def test_the_driver_keeps_no_finished_cursor(self, connect: Connect, table: Any) -> None:
+        connection = connect()
+        table.insert([{"id": number} for number in range(9)]).run(connection)
+        for _ in range(3):
+            list(table.run(connection, max_batch_rows=2))
+        r.expr(1).run(connection)
+        assert not connection._instance._cursor_cache
+
+    def test_a_dropped_table_ends_its_feeds(self, connect: Connect, table: Any) -> None:
+        feed = table.changes().run(connect())
+        r.table_drop("users").run(connect())
+        with pytest.raises(ReqlOpFailedError, match="Changefeed aborted"):
+            feed.next(wait=WAIT_S)
+
+    def test_errors_point_at_the_failing_term(self, connect: Connect) -> None:
+        with pytest.raises(ReqlUserError) as caught:
+            r.expr([1, r.error("no")]).run(connect())
+        assert "^" in str(caught.value)
+
+    def test_an_unknown_option_of_run_is_refused(self, connect: Connect) -> None:
+        with pytest.raises(ReqlServerCompileError, match="Unrecognized global optional argument `speed`"):
+            r.expr(1).run(connect(), speed="high")
+
+    def test_noreply_writes_are_there_after_noreply_wait(self, connect: Connect, table: Any) -> None:
+        connection = connect()
+        for number in range(500):
+            table.insert({"id": number}).run(connection, noreply=True)
+        connection.noreply_wait()
+        assert table.count().run(connect()) == 500
+
+    def test_closing_a_connection_with_a_feed_does_not_hang(self, connect: Connect, table: Any) -> None:
+        connection = connect()
+        table.changes().run(connection)
+        connection.close()
+        assert not connection.is_open()
+
+    def test_a_profile_comes_with_the_value(self, connect: Connect, table: Any) -> None:
+        assert r.expr(1).run(connect(), profile=True) == {"value": 1, "profile": []}
+        assert table.changes().run(connect(), profile=True)["profile"] == []
+
+    def test_the_connection_s_database_is_used(self, connect: Connect) -> None:
+        connection = connect(db="shop")
+        r.db_create("shop").run(connection)
+        r.table_create("orders").run(connection)
+        assert r.db("shop").table_list().run(connection) == ["orders"]
+
+    def test_server_names_itself(self, connect: Connect) -> None:
+        assert connect().server()["proxy"] is False
+
+    def test_writers_of_many_connections_lose_nothing(self, connect: Connect, table: Any) -> None:
+        feed = table.changes().run(connect())
+
+        def write(writer: int, connection: Any) -> None:
+            for number in range(50):
+                table.insert({"id": f"{writer}-{number}"}).run(connection)
+
+        threads = [threading.Thread(target=write, args=(writer, connect())) for writer in range(8)]
+        for thread in threads:
+            thread.start()
+        seen = [feed.next(wait=WAIT_S)["new_val"]["id"] for _ in range(400)]
+        for thread in threads:
+            thread.join()
+        for writer in range(8):
+            own = [int(key.split("-")[1]) for key in seen if key.startswith(f"{writer}-")]
+            assert own == list(range(50))
+
+    def test_the_server_s_end_ends_its_clients(self, served: ServedEngine, connect: Connect, table: Any) -> None:
+        feed = table.changes().run(connect())
+        served.run(served.server.close())
+        with pytest.raises(ReqlDriverError, match="Connection is closed"):
+            feed.next(wait=WAIT_S)
+
+
+class TestPassword:
+    @pytest.mark.parametrize("password", ["", "Secret", "sécret"])
+    def test_a_wrong_password_is_refused(self, connect: Connect, password: str) -> None:
+        with pytest.raises(ReqlAuthError, match="Wrong password"):
+            connect(password=password)
+
+    def test_an_unknown_user_is_refused(self, connect: Connect) -> None:
+        with pytest.raises(ReqlAuthError, match="Unknown user"):
+            connect(user="bob")
+
+    def test_a_refused_client_disturbs_no_other(self, connect: Connect) -> None:
+        connection = connect()
+        with pytest.raises(ReqlAuthError):
+            connect(password="guess")
+        assert r.expr(1).run(connection) == 1
+
+    async def test_other_machines_need_one(self) -> None:
+        with pytest.raises(PasswordNeeded, match="0\\.0\\.0\\.0"):
+            await Server(FakeEngine()).start("0.0.0.0", 0)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+    def test_loopback_addresses_are_known(self, host: str) -> None:
+        assert is_loopback(host)
+
+    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "db.example", ""])
+    def test_all_others_are_not_loopback(self, host: str) -> None:
+        assert not is_loopback(host)
+
+
+class TestAsyncioDriver:
+    async def test_feeds_and_queries_run_side_by_side(self, opened: Connect) -> None:
+        connection, table = await opened(), r.table("users")
+        await r.table_create("users").run(connection)
+        feed = await table.changes().run(connection)
+        await asyncio.gather(*(table.insert({"id": number}).run(connection) for number in range(20)))
+        seen = [(await feed.next(wait=WAIT_S))["new_val"]["id"] for _ in range(20)]
+        assert sorted(seen) == list(range(20))
+
+    async def test_a_table_is_iterated_to_its_end(self, opened: Connect) -> None:
+        connection = await opened()
+        await r.table_create("users").run(connection)
+        await r.table("users").insert([{"id": number} for number in range(30)]).run(connection)
+        cursor = await r.table("users").run(connection, max_batch_rows=4)
+        assert len([row async for row in cursor]) == 30
+
+    async def test_writes_of_one_turn_share_a_transaction(self, server: Server, opened: Connect) -> None:
+        connection = await opened()
+        await r.table_create("users").run(connection)
+        groups: list[int] = []
+        write = server.engine.write
+        server.engine.write = lambda plans: groups.append(len(plans)) or write(plans)  # type: ignore[method-assign, func-returns-value]
+        await asyncio.gather(*(r.table("users").insert({"id": number}).run(connection) for number in range(100)))
+        assert sum(groups) == 100
+        assert len(groups) < 100
+
+    async def test_durable_changes_are_told_to_hooks(self, server: Server, opened: Connect) -> None:
+        connection = await opened()
+        await r.table_create("users").run(connection)
+        told: asyncio.Queue[frozenset[int]] = asyncio.Queue()
+        server.on_durable.append(told.put_nowait)
+        await r.table("users").insert({"id": 1}).run(connection, durability="soft")
+        assert await asyncio.wait_for(told.get(), WAIT_S)
+
+
+class TestBadClients:
+    async def still_served(self, client: RawClient) -> bool:
+        client.ask(1000, 1, 5, {})
+        return await client.answer() == (1000, {"t": 1, "r": [5]})
+
+    async def test_another_protocol_is_told_so_and_closed(self, raw: Connect) -> None:
+        good, bad = await raw(), await raw(let_in=False)
+        bad.writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await bad.reader.readuntil(b"\0")).startswith(b"ERROR: Received an unsupported protocol version.")
+        assert await bad.reader.read() == b""
+        assert await self.still_served(good)
+
+    async def test_a_handshake_without_end_is_refused(self, raw: Connect) -> None:
+        good, bad = await raw(), await raw(let_in=False)
+        bad.writer.write(MAGIC + b"x" * 100_000)
+        await bad.reader.readuntil(b"\0")
+        assert json.loads((await bad.reader.readuntil(b"\0"))[:-1])["error_code"] == 7
+        assert await bad.reader.read() == b""
+        assert await self.still_served(good)
+
+    async def test_a_query_over_the_limit_is_refused_and_closed(self, raw: Connect) -> None:
+        good, bad = await raw(), await raw()
+        bad.writer.write(struct.pack("<qI", 3, 134217728) + b"x" * 100_000)
+        token, answer = await bad.answer()
+        assert (token, answer["t"]) == (3, 16)
+        assert await bad.reader.read() == b""
+        assert await self.still_served(good)
+
+    async def test_a_query_that_is_no_json_is_answered_and_the_client_goes_on(self, raw: Connect) -> None:
+        client = await raw()
+        client.writer.write(struct.pack("<qI", 3, 2) + b"\xff\xff")
+        assert (await client.answer())[1]["t"] == 16
+        assert await self.still_served(client)
+
+    async def test_deep_nesting_is_an_error_and_no_crash(self, raw: Connect) -> None:
+        client = await raw()
+        for depth in (100, 300, 500, 900, 100_000):
+            text = b"[1," + b"[2,[" * depth + b"]]" * depth + b",{}]"
+            client.writer.write(struct.pack("<qI", depth, len(text)) + text)
+            assert (await client.answer())[0] == depth
+        assert await self.still_served(client)
+
+    async def test_a_client_that_goes_away_in_the_middle_disturbs_nobody(self, raw: Connect) -> None:
+        good, bad = await raw(), await raw()
+        bad.ask(0, 1, [152, [[15, ["nothing"]]]], {})
+        bad.writer.write(struct.pack("<qI", 1, 500) + b"[1,")
+        bad.writer.transport.abort()
+        assert await self.still_served(good)
+
+    async def test_a_silent_handshake_ends(self) -> None:
+        server = Server(FakeEngine(), handshake_timeout_s=0.01)  # type: ignore[arg-type]
+        await server.start(HOST, 0)
+        client = await RawClient.connected(server)
+        assert await client.reader.read() == b""
+        await client.close()
+        await server.close()
+
+    async def test_an_idle_client_is_not_silent(self) -> None:
+        server = Server(FakeEngine(), handshake_timeout_s=0.5)  # type: ignore[arg-type]
+        await server.start(HOST, 0)
+        idle = await RawClient.let_in(server)
+        silent = await RawClient.connected(server)
+        assert await silent.reader.read() == b""  # its time, which began later, is over
+        idle.ask(0, 1, ["value", 1], {})
+        assert await idle.answer() == (0, {"t": 1, "r": [1]})
+        await idle.close()
+        await silent.close()
+        await server.close()
+
+    async def test_a_long_read_holds_up_no_other_client(self) -> None:
+        engine, gate = FakeEngine(), threading.Event()
+        read = engine.read
+        engine.read = lambda plan: gate.wait(WAIT_S) and read(plan) if plan.term[0] == "stream" else read(plan)  # type: ignore[method-assign, assignment, return-value]
+        server = Server(engine)  # type: ignore[arg-type]
+        await server.start(HOST, 0)
+        patient, other = await RawClient.let_in(server), await RawClient.let_in(server)
+        patient.ask(0, 1, ["stream", 1], {})
+        other.ask(0, 1, ["value", 1], {})
+        assert await other.answer() == (0, {"t": 1, "r": [1]})
+        gate.set()
+        assert (await patient.answer())[1]["r"] == [0]
+        await patient.close()
+        await other.close()
+        await server.close()
+
+    async def test_an_address_in_use_is_an_os_error(self, server: Server) -> None:
+        with pytest.raises(OSError, match="in use"):
+            await Server(FakeEngine()).start(*server.address)  # type: ignore[arg-type]
+
+
+class SlowReader:
+    """A server whose client does not read, with its answers counted."""
+
+    LIMIT_BYTES = 100_000
+    ANSWER = "x" * 10_000
+
+    def __init__(self) -> None:
+        self.engine = FakeEngine()
+        self.server = Server(self.engine, close_grace_s=0.01, unread_limit_bytes=self.LIMIT_BYTES)  # type: ignore[arg-type]
+        self.compiled = 0
+        compile = self.engine.compile
+        self.engine.compile = lambda term, options: self._count() or compile(term, options)  # type: ignore[method-assign, func-returns-value]
+
+    def _count(self) -> None:
+        self.compiled += 1
+
+
+class TestSlowClients:
+    async def test_a_client_that_does_not_read_is_not_read_from_and_loses_nothing(self) -> None:
+        slow = SlowReader()
+        await slow.server.start(HOST, 0)
+        client, other = await RawClient.let_in(slow.server), await RawClient.let_in(slow.server)
+        for token in range(3000):  # 30 MB of answers
+            client.ask(token, 1, ["value", slow.ANSWER], {})
+        tokens = [(await client.answer())[0]]
+        for _ in range(50):
+            other.ask(0, 1, ["value", 1], {})
+            assert (await other.answer())[1]["r"] == [1]
+        assert slow.compiled < 3000
+        tokens += [(await client.answer())[0] for _ in range(2999)]
+        assert tokens == list(range(3000))
+        await client.close()
+        await other.close()
+        await slow.server.close()
+
+    async def test_closing_the_server_does_not_wait_for_a_client_that_never_reads(self) -> None:
+        slow = SlowReader()
+        await slow.server.start(HOST, 0)
+        client = await RawClient.let_in(slow.server)
+        for token in range(3000):
+            client.ask(token, 1, ["value", slow.ANSWER], {})
+        other = await RawClient.let_in(slow.server)
+        await asyncio.wait_for(slow.server.close(), WAIT_S)
+        client.writer.transport.abort()
+        await other.close()
+
+    async def test_queries_beyond_the_limit_stay_in_the_socket_until_others_are_done(self) -> None:
+        engine = FakeEngine()
+        gate = threading.Event()
+        engine.on_sync = lambda: gate.wait(WAIT_S)
+        server = Server(engine)  # type: ignore[arg-type]
+        await server.start(HOST, 0)
+        client, other = await RawClient.let_in(server), await RawClient.let_in(server)
+        for token in range(5000):
+            client.ask(token, 1, ["insert", token], {})
+        await client.writer.drain()
+        for _ in range(50):
+            other.ask(0, 1, ["value", 1], {})
+            await other.answer()
+        waiting = len(engine.written)
+        gate.set()
+        tokens = [(await client.answer())[0] for _ in range(5000)]
+        assert waiting <= 1024
+        assert tokens == list(range(5000))
+        await client.close()
+        await other.close()
+        await server.close()
+
+
+class TestDurability:
+    async def test_a_hard_write_is_answered_after_a_flush_that_began_behind_it(self) -> None:
+        engine = FakeEngine()
+        begun, gate = asyncio.Event(), threading.Event()
+        loop = asyncio.get_running_loop()
+
+        def sync() -> None:
+            loop.call_soon_threadsafe(begun.set)
+            gate.wait(WAIT_S)
+
+        engine.on_sync = sync
+        server = Server(engine)  # type: ignore[arg-type]
+        await server.start(HOST, 0)
+        client = await RawClient.let_in(server)
+        client.ask(0, 1, ["insert", "hard"], {})
+        await begun.wait()
+        client.ask(1, 1, ["insert soft", "soft"], {})
+        assert (await client.answer())[0] == 1
+        gate.set()
+        assert (await client.answer())[0] == 0
+        assert engine.synced
+        await client.close()
+        await server.close()
+
+    async def test_closing_answers_the_writes_under_way(self) -> None:
+        engine = FakeEngine()
+        begun, gate = asyncio.Event(), threading.Event()
+        loop = asyncio.get_running_loop()
+        engine.on_sync = lambda: (loop.call_soon_threadsafe(begun.set), gate.wait(WAIT_S))
+        server = Server(engine)  # type: ignore[arg-type]
+        await server.start(HOST, 0)
+        client = await RawClient.let_in(server)
+        client.ask(0, 1, ["insert", 1], {})
+        await begun.wait()
+        closing = asyncio.create_task(server.close())
+        gate.set()
+        assert (await client.answer())[0] == 0
+        await closing
+        assert await client.reader.read() == b""
+        await client.close()
+
+    @pytest.mark.parametrize("step", ["on_write", "on_sync"])
+    async def test_an_unusable_file_fails_this_write_and_all_later_ones_and_is_reported_once(self, step: str) -> None:
+        def fail() -> None:
+            raise FileUnusable("/data/shop.db", "disk I/O error")
+
+        engine = FakeEngine()
+        fatal: list[FileUnusable] = []
+        setattr(engine, step, fail)
+        server = Server(engine, on_fatal=fatal.append)  # type: ignore[arg-type]
+        await server.start(HOST, 0)
+        client = await RawClient.let_in(server)
+        for token in range(3):
+            client.ask(token, 1, ["insert", token], {})
+            answer = (await client.answer())[1]
+            assert answer["e"] == 4200000
+            assert "/data/shop.db: disk I/O error" in answer["r"][0]
+        client.ask(9, 1, ["value", 1], {})
+        assert (await client.answer())[1]["r"] == [1]
+        assert [str(error) for error in fatal] == ["/data/shop.db: disk I/O error"]
+        await client.close()
+        await server.close()
+
+    def test_the_driver_sees_an_unusable_file_as_indeterminate(
+        self, served: ServedEngine, connect: Connect, table: Any
+    ) -> None:
+        def fail() -> frozenset[int]:
+            raise FileUnusable("/data/shop.db", "disk I/O error")
+
+        served.engine.sync = fail  # type: ignore[method-assign]
+        connection = connect()
+        with pytest.raises(ReqlOpIndeterminateError, match="disk I/O error"):
+            table.insert({"id": 1}).run(connection)
+        assert r.expr(1).run(connection) == 1
+        del served.engine.sync
