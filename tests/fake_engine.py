@@ -76,8 +76,11 @@ class FakeEngine:
         self.synced = 0
         self.on_write: Callable[[], object] = lambda: None
         self.on_sync: Callable[[], object] = lambda: None
+        self.on_stream: Callable[[], object] = lambda: None
+        self.compiled = 0
 
     def compile(self, term: Any, options: Mapping[str, Any]) -> FakePlan:
+        self.compiled += 1
         if term == ["nonsense"]:
             raise CompileError("No such term.", (0,))
         if term == ["deep"]:
@@ -89,6 +92,7 @@ class FakeEngine:
             case ["value", value]:
                 return Atom(msgspec.json.encode(value))
             case ["stream", count]:
+                self.on_stream()
                 return self._opened(FakeCursor(range(count)))
             case ["feed", table]:
                 return self._opened(FakeCursor((), [table]))

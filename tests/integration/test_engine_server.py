@@ -7,7 +7,7 @@ import json
 import struct
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ from rethinkdb.errors import (
 from rethinkdb.net import DefaultConnection, make_connection
 
 from cdcbridge.engine.core import Engine
-from cdcbridge.engine.errors import FileUnusable
-from cdcbridge.engine.server import PasswordNeeded, Server, is_loopback
+from cdcbridge.engine.errors import ErrorType, FileUnusable
+from cdcbridge.engine.server import MAX_RUNNING, PasswordNeeded, Server, is_loopback
 from tests.fake_engine import FakeEngine
 
 HOST = "127.0.0.1"
@@ -145,6 +145,25 @@ class RawClient:
     async def close(self) -> None:
         self.writer.close()
         await self.writer.wait_closed()
+
+
+@asynccontextmanager
+async def serving(engine: FakeEngine, **options: Any) -> AsyncIterator[tuple[Server, Connect]]:
+    """A server of the fake engine, and a way to connect to it, past the handshake or before it; closed at the end."""
+    server = Server(engine, **options)  # type: ignore[arg-type]
+    clients: list[RawClient] = []
+
+    async def opened(*, let_in: bool = True) -> RawClient:
+        clients.append(await (RawClient.let_in(server) if let_in else RawClient.connected(server)))
+        return clients[-1]
+
+    await server.start(HOST, 0)
+    try:
+        yield server, opened
+    finally:
+        for client in clients:
+            client.writer.transport.abort()
+        await server.close()
 
 
 @pytest.fixture
@@ -386,155 +405,124 @@ class TestBadClients:
         assert await self.still_served(good)
 
     async def test_a_silent_handshake_ends(self) -> None:
-        server = Server(FakeEngine(), handshake_timeout_s=0.01)  # type: ignore[arg-type]
-        await server.start(HOST, 0)
-        client = await RawClient.connected(server)
-        assert await client.reader.read() == b""
-        await client.close()
-        await server.close()
+        async with serving(FakeEngine(), handshake_timeout_s=0.01) as (_, opened):
+            assert await (await opened(let_in=False)).reader.read() == b""
 
     async def test_an_idle_client_is_not_silent(self) -> None:
-        server = Server(FakeEngine(), handshake_timeout_s=0.5)  # type: ignore[arg-type]
-        await server.start(HOST, 0)
-        idle = await RawClient.let_in(server)
-        silent = await RawClient.connected(server)
-        assert await silent.reader.read() == b""  # its time, which began later, is over
-        idle.ask(0, 1, ["value", 1], {})
-        assert await idle.answer() == (0, {"t": 1, "r": [1]})
-        await idle.close()
-        await silent.close()
-        await server.close()
+        async with serving(FakeEngine(), handshake_timeout_s=0.5) as (_, opened):
+            idle, silent = await opened(), await opened(let_in=False)
+            assert await silent.reader.read() == b""  # its time, which began later, is over
+            idle.ask(0, 1, ["value", 1], {})
+            assert await idle.answer() == (0, {"t": 1, "r": [1]})
 
     async def test_a_long_read_holds_up_no_other_client(self) -> None:
         engine, gate = FakeEngine(), threading.Event()
-        read = engine.read
-        engine.read = lambda plan: gate.wait(WAIT_S) and read(plan) if plan.term[0] == "stream" else read(plan)  # type: ignore[method-assign, assignment, return-value]
-        server = Server(engine)  # type: ignore[arg-type]
-        await server.start(HOST, 0)
-        patient, other = await RawClient.let_in(server), await RawClient.let_in(server)
-        patient.ask(0, 1, ["stream", 1], {})
-        other.ask(0, 1, ["value", 1], {})
-        assert await other.answer() == (0, {"t": 1, "r": [1]})
-        gate.set()
-        assert (await patient.answer())[1]["r"] == [0]
-        await patient.close()
-        await other.close()
-        await server.close()
+        engine.on_stream = lambda: gate.wait(WAIT_S)
+        async with serving(engine) as (_, opened):
+            patient, other = await opened(), await opened()
+            patient.ask(0, 1, ["stream", 1], {})
+            other.ask(0, 1, ["value", 1], {})
+            assert await other.answer() == (0, {"t": 1, "r": [1]})
+            gate.set()
+            assert (await patient.answer())[1]["r"] == [0]
 
     async def test_an_address_in_use_is_an_os_error(self, server: Server) -> None:
         with pytest.raises(OSError, match="in use"):
             await Server(FakeEngine()).start(*server.address)  # type: ignore[arg-type]
 
 
-class SlowReader:
-    """A server whose client does not read, with its answers counted."""
-
-    LIMIT_BYTES = 100_000
-    ANSWER = "x" * 10_000
-
-    def __init__(self) -> None:
-        self.engine = FakeEngine()
-        self.server = Server(self.engine, close_grace_s=0.01, unread_limit_bytes=self.LIMIT_BYTES)  # type: ignore[arg-type]
-        self.compiled = 0
-        compile = self.engine.compile
-        self.engine.compile = lambda term, options: self._count() or compile(term, options)  # type: ignore[method-assign, func-returns-value]
-
-    def _count(self) -> None:
-        self.compiled += 1
+async def settled(other: RawClient) -> None:
+    """The server has had every chance to do what it would do for its other clients."""
+    for _ in range(50):
+        other.ask(0, 1, ["value", 1], {})
+        assert (await other.answer())[1]["r"] == [1]
 
 
 class TestSlowClients:
+    ANSWERS = 3000
+    ANSWER = "x" * 10_000
+    OPTIONS = {"close_grace_s": 0.01, "unread_limit_bytes": 100_000}  # noqa: RUF012
+
+    def ask_for_too_much(self, client: RawClient) -> None:
+        for token in range(self.ANSWERS):
+            client.ask(token, 1, ["value", self.ANSWER], {})
+
     async def test_a_client_that_does_not_read_is_not_read_from_and_loses_nothing(self) -> None:
-        slow = SlowReader()
-        await slow.server.start(HOST, 0)
-        client, other = await RawClient.let_in(slow.server), await RawClient.let_in(slow.server)
-        for token in range(3000):  # 30 MB of answers
-            client.ask(token, 1, ["value", slow.ANSWER], {})
-        tokens = [(await client.answer())[0]]
-        for _ in range(50):
-            other.ask(0, 1, ["value", 1], {})
-            assert (await other.answer())[1]["r"] == [1]
-        assert slow.compiled < 3000
-        tokens += [(await client.answer())[0] for _ in range(2999)]
-        assert tokens == list(range(3000))
-        await client.close()
-        await other.close()
-        await slow.server.close()
+        engine = FakeEngine()
+        async with serving(engine, **self.OPTIONS) as (_, opened):
+            client, other = await opened(), await opened()
+            self.ask_for_too_much(client)
+            tokens = [(await client.answer())[0]]
+            await settled(other)
+            assert engine.compiled < self.ANSWERS
+            tokens += [(await client.answer())[0] for _ in range(self.ANSWERS - 1)]
+            assert sorted(tokens) == list(range(self.ANSWERS))
 
     async def test_closing_the_server_does_not_wait_for_a_client_that_never_reads(self) -> None:
-        slow = SlowReader()
-        await slow.server.start(HOST, 0)
-        client = await RawClient.let_in(slow.server)
-        for token in range(3000):
-            client.ask(token, 1, ["value", slow.ANSWER], {})
-        other = await RawClient.let_in(slow.server)
-        await asyncio.wait_for(slow.server.close(), WAIT_S)
-        client.writer.transport.abort()
-        await other.close()
+        async with serving(FakeEngine(), **self.OPTIONS) as (server, opened):
+            self.ask_for_too_much(await opened())
+            await settled(await opened())
+            await asyncio.wait_for(server.close(), WAIT_S)
 
     async def test_queries_beyond_the_limit_stay_in_the_socket_until_others_are_done(self) -> None:
-        engine = FakeEngine()
-        gate = threading.Event()
+        engine, gate = FakeEngine(), threading.Event()
         engine.on_sync = lambda: gate.wait(WAIT_S)
-        server = Server(engine)  # type: ignore[arg-type]
-        await server.start(HOST, 0)
-        client, other = await RawClient.let_in(server), await RawClient.let_in(server)
-        for token in range(5000):
-            client.ask(token, 1, ["insert", token], {})
-        await client.writer.drain()
-        for _ in range(50):
-            other.ask(0, 1, ["value", 1], {})
-            await other.answer()
-        waiting = len(engine.written)
-        gate.set()
-        tokens = [(await client.answer())[0] for _ in range(5000)]
-        assert waiting <= 1024
-        assert tokens == list(range(5000))
-        await client.close()
-        await other.close()
-        await server.close()
+        async with serving(engine) as (_, opened):
+            client, other = await opened(), await opened()
+            for token in range(5000):
+                client.ask(token, 1, ["insert", token], {})
+            await client.writer.drain()
+            await settled(other)
+            waiting = len(engine.written)
+            gate.set()
+            tokens = [(await client.answer())[0] for _ in range(5000)]
+            assert waiting <= MAX_RUNNING
+            assert tokens == list(range(5000))
+
+
+class SlowDisk:
+    """A flush that tells when it has begun, and ends when it may."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self.begun, self.may_end = asyncio.Event(), threading.Event()
+        self._loop = asyncio.get_running_loop()
+        engine.on_sync = self._sync
+
+    def _sync(self) -> None:
+        self._loop.call_soon_threadsafe(self.begun.set)
+        self.may_end.wait(WAIT_S)
 
 
 class TestDurability:
     async def test_a_hard_write_is_answered_after_a_flush_that_began_behind_it(self) -> None:
         engine = FakeEngine()
-        begun, gate = asyncio.Event(), threading.Event()
-        loop = asyncio.get_running_loop()
-
-        def sync() -> None:
-            loop.call_soon_threadsafe(begun.set)
-            gate.wait(WAIT_S)
-
-        engine.on_sync = sync
-        server = Server(engine)  # type: ignore[arg-type]
-        await server.start(HOST, 0)
-        client = await RawClient.let_in(server)
-        client.ask(0, 1, ["insert", "hard"], {})
-        await begun.wait()
-        client.ask(1, 1, ["insert soft", "soft"], {})
-        assert (await client.answer())[0] == 1
-        gate.set()
-        assert (await client.answer())[0] == 0
-        assert engine.synced
-        await client.close()
-        await server.close()
+        disk = SlowDisk(engine)
+        async with serving(engine) as (_, opened):
+            client = await opened()
+            client.ask(0, 1, ["insert", "first"], {})
+            await disk.begun.wait()
+            client.ask(1, 1, ["insert", "second"], {})
+            client.ask(2, 1, ["insert soft", "third"], {})
+            assert (await client.answer())[0] == 2
+            engine.on_sync = lambda: synced.append(len(engine.written))
+            synced: list[int] = []
+            disk.may_end.set()
+            assert (await client.answer())[0] == 0
+            assert (await client.answer())[0] == 1
+            assert synced == [3]
 
     async def test_closing_answers_the_writes_under_way(self) -> None:
         engine = FakeEngine()
-        begun, gate = asyncio.Event(), threading.Event()
-        loop = asyncio.get_running_loop()
-        engine.on_sync = lambda: (loop.call_soon_threadsafe(begun.set), gate.wait(WAIT_S))
-        server = Server(engine)  # type: ignore[arg-type]
-        await server.start(HOST, 0)
-        client = await RawClient.let_in(server)
-        client.ask(0, 1, ["insert", 1], {})
-        await begun.wait()
-        closing = asyncio.create_task(server.close())
-        gate.set()
-        assert (await client.answer())[0] == 0
-        await closing
-        assert await client.reader.read() == b""
-        await client.close()
+        disk = SlowDisk(engine)
+        async with serving(engine) as (server, opened):
+            client = await opened()
+            client.ask(0, 1, ["insert", 1], {})
+            await disk.begun.wait()
+            closing = asyncio.create_task(server.close())
+            disk.may_end.set()
+            assert (await client.answer())[0] == 0
+            await closing
+            assert await client.reader.read() == b""
 
     @pytest.mark.parametrize("step", ["on_write", "on_sync"])
     async def test_an_unusable_file_fails_this_write_and_all_later_ones_and_is_reported_once(self, step: str) -> None:
@@ -544,19 +532,16 @@ class TestDurability:
         engine = FakeEngine()
         fatal: list[FileUnusable] = []
         setattr(engine, step, fail)
-        server = Server(engine, on_fatal=fatal.append)  # type: ignore[arg-type]
-        await server.start(HOST, 0)
-        client = await RawClient.let_in(server)
-        for token in range(3):
-            client.ask(token, 1, ["insert", token], {})
-            answer = (await client.answer())[1]
-            assert answer["e"] == 4200000
-            assert "/data/shop.db: disk I/O error" in answer["r"][0]
-        client.ask(9, 1, ["value", 1], {})
-        assert (await client.answer())[1]["r"] == [1]
+        async with serving(engine, on_fatal=fatal.append) as (_, opened):
+            client = await opened()
+            for token in range(3):
+                client.ask(token, 1, ["insert", token], {})
+                answer = (await client.answer())[1]
+                assert answer["e"] == ErrorType.OP_INDETERMINATE
+                assert "/data/shop.db: disk I/O error" in answer["r"][0]
+            client.ask(9, 1, ["value", 1], {})
+            assert (await client.answer())[1]["r"] == [1]
         assert [str(error) for error in fatal] == ["/data/shop.db: disk I/O error"]
-        await client.close()
-        await server.close()
 
     def test_the_driver_sees_an_unusable_file_as_indeterminate(
         self, served: ServedEngine, connect: Connect, table: Any
