@@ -48,12 +48,14 @@ def connecting(url: str) -> Iterator[None]:
     """Around opening a connection.
 
     Raises:
-        ConfigError: RabbitMQ answers and refuses: user, password, virtual host, TLS.
+        ConfigError: RabbitMQ answers and refuses: user, password, virtual host, TLS. Or the URL makes no sense.
         BrokerUnavailable: it does not answer.
     """
     try:
         with lost():
             yield
+    except ValueError as exc:
+        raise _not_a_url() from exc
     except BrokerUnavailable as exc:
         if (refusal := _refusal(url, exc.__cause__)) is not None:
             raise refusal from exc

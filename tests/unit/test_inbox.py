@@ -11,6 +11,10 @@ from cdcbridge.errors import BrokerUnavailable
 from listeners.inbox import Inbox
 
 
+async def taken(inbox: Inbox) -> list[Any]:
+    return list(await inbox.take())
+
+
 async def filled(inbox: Inbox, *messages: Any) -> Inbox:
     for message in messages:
         await inbox.put(message)
@@ -19,12 +23,12 @@ async def filled(inbox: Inbox, *messages: Any) -> Inbox:
 
 async def test_messages_come_out_in_the_order_in_which_they_came_in() -> None:
     inbox = await filled(Inbox(keep_after_loss=False), "a", "b", "c")
-    assert await inbox.take() == ["a", "b", "c"]
+    assert await taken(inbox) == ["a", "b", "c"]
 
 
 async def test_taking_waits_for_the_first_message() -> None:
     inbox = Inbox(keep_after_loss=False)
-    taking = asyncio.ensure_future(inbox.take())
+    taking = asyncio.ensure_future(taken(inbox))
     await asyncio.sleep(0)
     assert not taking.done()
     await inbox.put("a")  # type: ignore[arg-type]
@@ -33,7 +37,7 @@ async def test_taking_waits_for_the_first_message() -> None:
 
 async def test_a_lost_channel_wakes_the_one_who_waits_with_the_first_reason() -> None:
     inbox = Inbox(keep_after_loss=False)
-    taking = asyncio.ensure_future(inbox.take())
+    taking = asyncio.ensure_future(taken(inbox))
     await asyncio.sleep(0)
     inbox.lose("the reason")
     inbox.lose("what followed from it")
@@ -53,16 +57,16 @@ async def test_what_will_never_be_delivered_again_is_handed_out_before_the_loss_
     inbox = await filled(Inbox(keep_after_loss=True), "a")
     inbox.lose("gone")
     await filled(inbox, "b")
-    assert await inbox.take() == ["a", "b"]
+    assert await taken(inbox) == ["a", "b"]
     with pytest.raises(BrokerUnavailable):
         await inbox.take()
 
 
 async def test_a_cancelled_take_loses_nothing() -> None:
     inbox = Inbox(keep_after_loss=False)
-    taking = asyncio.ensure_future(inbox.take())
+    taking = asyncio.ensure_future(taken(inbox))
     await asyncio.sleep(0)
     await inbox.put("a")  # type: ignore[arg-type]
     taking.cancel()
     await asyncio.gather(taking, return_exceptions=True)
-    assert await inbox.take() == ["a"]
+    assert await taken(inbox) == ["a"]
