@@ -224,6 +224,10 @@ class LoopExecutor:
 
     def _write_group(self) -> None:
         group, self._group = self._group, []
+        if self._failed is not None:
+            self._write_failed(group, self._failed)
+            self._sync_soon()
+            return
         try:
             answers: list[Answer | QueryError] = self._engine.write([plan for plan, _ in group])
         except Exception as exc:  # noqa: BLE001 (each client gets it as its answer)
@@ -250,7 +254,7 @@ class LoopExecutor:
         """Flush what has been written, unless that is being done: then another flush follows, for all that waits."""
         if self._syncing:
             return
-        if not self._dirty:
+        if not self._dirty or self._failed is not None:
             self._settle()
             return
         self._syncing = True
@@ -296,6 +300,10 @@ class LoopExecutor:
             self._on_fatal(error)
 
     def _settle(self) -> None:
+        """Nothing is flushed now. A failed file never is again: that could succeed without having kept all."""
+        waiting, self._unsynced = self._unsynced, []
+        for done in waiting:
+            done(self._failed)
         if not self._group:
             self._quiet.set()
 

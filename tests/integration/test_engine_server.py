@@ -543,6 +543,30 @@ class TestDurability:
             assert (await client.answer())[1]["r"] == [1]
         assert [str(error) for error in fatal] == ["/data/shop.db: disk I/O error"]
 
+    async def test_a_failed_flush_is_not_tried_again_for_what_was_written_meanwhile(self) -> None:
+        engine, flushes = FakeEngine(), 0
+        disk = SlowDisk(engine)
+        wait = engine.on_sync
+
+        def fail() -> None:
+            nonlocal flushes
+            flushes += 1
+            wait()
+            raise FileUnusable("/data/shop.db", "disk I/O error")
+
+        engine.on_sync = fail
+        async with serving(engine) as (_, opened):
+            client = await opened()
+            client.ask(0, 1, ["insert", 0], {})
+            await disk.begun.wait()
+            client.ask(1, 1, ["insert", 1], {})
+            client.ask(2, 1, ["insert soft", 2], {})
+            assert (await client.answer())[0] == 2
+            disk.may_end.set()
+            answers = [await client.answer(), await client.answer()]
+        assert [(token, answer["e"]) for token, answer in answers] == [(0, 4200000), (1, 4200000)]
+        assert flushes == 1
+
     def test_the_driver_sees_an_unusable_file_as_indeterminate(
         self, served: ServedEngine, connect: Connect, table: Any
     ) -> None:
