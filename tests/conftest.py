@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from cdcbridge.broker.node import HOST, PrivateNode, find_server
+from tests.processes import Processes
 
 VHOSTS_AT_ONCE = 10
 
@@ -76,6 +77,13 @@ def broker(rabbitmq: PrivateNode, vhosts: Iterator[str]) -> Broker:
 def unique() -> Callable[[str], str]:
     """`unique("queue")` is a name that no other test has, for nodes that tests share."""
     return lambda prefix: f"{prefix}-{secrets.token_hex(6)}"
+
+
+@pytest.fixture
+def processes() -> Iterator[Processes]:
+    """Starts programs; those that still run are ended with the test."""
+    with Processes() as started:
+        yield started
 
 
 def fresh_vhosts(node: PrivateNode, definitions: Path) -> Iterator[str]:
