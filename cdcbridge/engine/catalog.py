@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from cdcbridge.engine.errors import ErrorType, QueryError
@@ -39,18 +39,20 @@ CREATE UNIQUE INDEX tbl_name ON tbl (db, name) WHERE dropped = 0;
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True)
 class Database:
-    """A database. `tables` are those that have not been dropped, by name."""
+    """A database."""
 
     id: str
     name: str
-    tables: dict[str, Table] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
 class Table:
-    """A table. `number` names it in the journal and in the data file; `dropped` turns true once, for ever."""
+    """A table. `number` names it in the journal and in the data file.
+
+    `dropped` turns true once, for ever, when that has been committed.
+    """
 
     number: int
     id: str
@@ -61,6 +63,7 @@ class Table:
     dropped: bool = False
 
     def __post_init__(self) -> None:
+        self.dropped = bool(self.dropped)
         rows = f"doc_{self.number}"
         self.create_sql = f"CREATE TABLE {rows} (key BLOB PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID"
         self.drop_sql = f"DROP TABLE {rows}"
@@ -89,27 +92,43 @@ class Table:
 
 
 class Catalog:
-    """All databases and tables. Changed only inside a transaction; `load` again after one that was rolled back."""
+    """All databases and tables as of one commit.
+
+    Readers share it with the one who writes, and must not see what is not committed: a transaction that creates or
+    drops something does so in a copy, which takes this one's place when it has been committed.
+    """
 
     def __init__(self) -> None:
         self.databases: dict[str, Database] = {}
-        self._tables: dict[int, Table] = {}
+        self._named: dict[tuple[str, str], Table] = {}
+        self._numbered: dict[int, Table] = {}
 
     def load(self, connection: sqlite3.Connection) -> None:
-        """Read everything, keeping the `Table` objects that are known already."""
-        rows = connection.execute("SELECT id, name, dropped FROM db").fetchall()
-        databases = {id: Database(id, name) for id, name, _ in rows}
-        self.databases = {name: databases[id] for id, name, dropped in rows if not dropped}
-        for number, id, db, *settings, dropped in connection.execute("SELECT * FROM tbl ORDER BY number"):
-            table = self._tables.get(number) or Table(number, id, databases[db], *settings)
-            table.database, table.dropped = databases[db], bool(dropped)
-            self._tables[number] = table
+        """Read everything from a data file."""
+        databases: dict[str, Database] = {}
+        for id, name, dropped in connection.execute("SELECT id, name, dropped FROM db"):
+            databases[id] = Database(id, name)
             if not dropped:
-                databases[db].tables[table.name] = table
+                self.databases[name] = databases[id]
+        for number, id, db, *settings in connection.execute("SELECT * FROM tbl ORDER BY number"):
+            self._add(Table(number, id, databases[db], *settings))
+
+    def _add(self, table: Table) -> None:
+        self._numbered[table.number] = table
+        if not table.dropped:
+            self._named[table.database.name, table.name] = table
+
+    def copy(self) -> Catalog:
+        """One that can be changed without a change in this one."""
+        other = Catalog()
+        other.databases = dict(self.databases)
+        other._named = dict(self._named)
+        other._numbered = dict(self._numbered)
+        return other
 
     def table_by_number(self, number: int) -> Table:
         """The table that a journal entry is about, dropped or not."""
-        return self._tables[number]
+        return self._numbered[number]
 
     def database(self, name: str) -> Database:
         """The database of this name.
@@ -122,16 +141,20 @@ class Catalog:
             raise QueryError(ErrorType.OP_FAILED, f"Database `{name}` does not exist.")
         return database
 
+    def tables(self, database: Database) -> list[Table]:
+        """The tables of a database, by name."""
+        return [table for (home, _), table in sorted(self._named.items()) if home == database.name]
+
     def table(self, database: str, name: str) -> Table:
         """The table of this name.
 
         Raises:
             QueryError: there is none, or no such database.
         """
-        tables = self.database(database).tables
+        self.database(database)
         check_name("Table", name)
-        if (table := tables.get(name)) is None:
-            raise QueryError(ErrorType.OP_FAILED, f"Table `{database}.{name}` does not exist.")
+        if (table := self._named.get((database, name))) is None:
+            raise no_such_table(database, name)
         return table
 
     def create_database(self, connection: sqlite3.Connection, name: str) -> Database:
@@ -154,7 +177,7 @@ class Catalog:
             message = f"Database `{name}` is special; you can't delete it."
             raise QueryError(ErrorType.OP_FAILED, message)
         database = self.database(name)
-        tables = list(database.tables.values())
+        tables = self.tables(database)
         for table in tables:
             self.drop_table(connection, table)
         connection.execute("UPDATE db SET dropped = 1 WHERE id = ?", (database.id,))
@@ -170,7 +193,7 @@ class Catalog:
             QueryError: the name is taken, or no name.
         """
         check_name("Table", name)
-        if name in database.tables:
+        if (database.name, name) in self._named:
             raise QueryError(ErrorType.OP_FAILED, f"Table `{database.name}.{name}` already exists.")
         row = (str(uuid.uuid4()), database.id, name, primary_key, durability)
         sql = "INSERT INTO tbl (id, db, name, primary_key, durability) VALUES (?, ?, ?, ?, ?)"
@@ -178,15 +201,35 @@ class Catalog:
         assert number is not None
         table = Table(number, row[0], database, name, primary_key, durability)
         connection.execute(table.create_sql)
-        database.tables[name] = self._tables[number] = table
+        self._add(table)
         return table
 
     def drop_table(self, connection: sqlite3.Connection, table: Table) -> None:
-        """Drop a table and its documents; its journal entries stay."""
+        """Drop a table and its documents; its journal entries stay. `table.dropped` is for who commits it to set."""
         connection.execute("UPDATE tbl SET dropped = 1 WHERE number = ?", (table.number,))
         connection.execute(table.drop_sql)
-        table.dropped = True
-        del table.database.tables[table.name]
+        del self._named[table.database.name, table.name]
+
+
+def no_such_table(database: str, name: str) -> QueryError:
+    """The error for a table that is not there, or not any more."""
+    return QueryError(ErrorType.OP_FAILED, f"Table `{database}.{name}` does not exist.")
+
+
+def selected(
+    connection: sqlite3.Connection, table: Table, sql: str, parameters: tuple[Any, ...] = ()
+) -> list[tuple[Any, ...]]:
+    """What a statement about a table's documents selects.
+
+    Raises:
+        QueryError: the table has been dropped, perhaps just now by somebody else.
+    """
+    try:
+        return connection.execute(sql, parameters).fetchall()
+    except sqlite3.OperationalError as problem:
+        if "no such table" not in str(problem):
+            raise
+        raise no_such_table(table.database.name, table.name) from None
 
 
 def check_name(kind: str, name: str) -> None:

@@ -272,11 +272,16 @@ class ListCursor:
 
 
 def _held(cursor: StreamCursor) -> ListCursor:
-    """What a query that writes answers with has to be read before its transaction ends."""
+    """What a query that writes answers with has to be read before its transaction ends.
+
+    Raises:
+        QueryError: it has no end.
+    """
+    if cursor.is_feed:
+        raise QueryError(ErrorType.QUERY_LOGIC, "A query that writes cannot be answered with a changefeed.", ())
     items: list[bytes] = []
     while True:
         chunk = cursor.read(1 << 30, 1 << 40)
         items += chunk.items
         if chunk.done:
             return ListCursor(items)
-

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cdcbridge.engine import journal
-from cdcbridge.engine.catalog import Table
+from cdcbridge.engine.catalog import Table, selected
 from cdcbridge.engine.errors import ErrorType, QueryError
 from cdcbridge.engine.reql.runtime import HIGHEST_KEY, LOWEST_KEY, PAUSE, ROWS_PER_PAGE, Context, Rows
 from cdcbridge.engine.store import Store
-from cdcbridge.engine.values import dumps, encoded_key, loads
+from cdcbridge.engine.values import dumps, encoded_key, key_form, loads
 
 SEQUENCE_FEED: Final = 1
 ATOM_FEED: Final = 2
@@ -59,8 +59,8 @@ class Feed:
     """A source of feed elements: `{"new_val": …, "old_val": …}`, with `seq` where `include_seq` asks for it.
 
     `after`: the sequence number that the feed begins behind. `initial`: begin with the documents as they are, as
-    `{"new_val": …}`; changes follow without a gap and without a repeat. The last initial value carries a `seq` too,
-    since only then everything up to it has been handed out.
+    `{"new_val": …}`; changes follow without a gap and without a repeat. Until all initial values have been handed out
+    there is no number to go on behind; so the last element of that part is the first one with a `seq`.
     """
 
     watched: Watched
@@ -97,9 +97,9 @@ class Feed:
         """One element, `new_val` null where there is no document. Returns the sequence number that it is as of."""
         key = encoded_key(self.watched.key)
         with _Snapshot(context) as snapshot:
-            row = snapshot.connection.execute(self.watched.table.get_sql, (key,)).fetchone()
-        doc = self.watched.seen(row[0]) if row else None
-        yield self._initial(doc, snapshot.seq)
+            _check_alive(self.watched.table)
+            rows = selected(snapshot.connection, self.watched.table, self.watched.table.get_sql, (key,))
+        yield self._numbered(_initial(rows[0][0] if rows else None), snapshot.seq)
         return snapshot.seq
 
     def _initial_documents(self, context: Context) -> Generator[bytes, None, int]:
@@ -107,7 +107,7 @@ class Feed:
 
         Each page is read together with the journal in one snapshot. A change of a document behind the page is sent
         then; one of a document further on is not, for that document is still to come as it is by then. The newest
-        initial value is held back, so that the last one can be told.
+        element is held back, so that the last one can be numbered.
         """
         rows, sent_to, after, held = Rows(self.watched.table), self.watched.low, self.after, None
         while True:
@@ -115,27 +115,31 @@ class Feed:
                 _check_alive(self.watched.table)
                 changes = _entries(snapshot, self.watched.table, after)
                 page = rows.page(snapshot.connection, sent_to, self.watched.high, ROWS_PER_PAGE)
-            behind = [entry for entry in changes if encoded_key(loads(entry[3])) < sent_to]
-            if held is not None and (behind or page):
-                yield self._initial(held, None)
-                held = None
-            yield from self._elements(behind)
-            after = snapshot.seq
-            for seen in (self.watched.seen(doc) for _, doc in page):
-                if seen is not None:
-                    if held is not None:
-                        yield self._initial(held, None)
-                    held = seen
-            if len(page) < ROWS_PER_PAGE:
+            for element in self._page_elements(changes, sent_to, page):
                 if held is not None:
-                    yield self._initial(held, after)
-                return after
+                    yield held
+                held = element
+            after = snapshot.seq
+            if len(page) < ROWS_PER_PAGE:
+                break
             sent_to = page[-1][0] + b"\0"
+        if held is not None:
+            yield self._numbered(held, after)
+        return after
 
-    def _initial(self, doc: bytes | None, seq: int | None) -> bytes:
-        if self.include_seq and seq is not None:
-            return b'{"new_val":%b,"seq":%d}' % (doc or b"null", seq)
-        return b'{"new_val":%b}' % (doc or b"null")
+    def _page_elements(
+        self, changes: list[journal.Row], sent_to: bytes, page: list[tuple[Any, ...]]
+    ) -> Iterator[bytes]:
+        """What is to be said of the documents before `sent_to`, then the documents behind it."""
+        behind = [entry for entry in changes if encoded_key(loads(entry[3])) < sent_to]
+        for _, old, new in self._seen_changes(behind):
+            yield _change(old, new)
+        for seen in (self.watched.seen(doc) for _, doc in page):
+            if seen is not None:
+                yield _initial(seen)
+
+    def _numbered(self, element: bytes, seq: int) -> bytes:
+        return b'%b,"seq":%d}' % (element[:-1], seq) if self.include_seq else element
 
     def _changes(self, context: Context, after: int) -> Iterator[bytes]:
         """Changes behind `after`, for ever."""
@@ -145,7 +149,8 @@ class Feed:
             upto = store.durable_seq
             entries = self._read(context, after, upto)
             after = entries[-1][0] if entries else max(after, upto)
-            yield from self._elements(entries)
+            for seq, old, new in self._seen_changes(entries):
+                yield self._numbered(_change(old, new), seq)
             if after >= store.durable_seq:
                 yield PAUSE
 
@@ -154,23 +159,26 @@ class Feed:
             return []
         number = self.watched.table.number
         if self.watched.is_point:
-            key = dumps(self.watched.key)
+            key = dumps(key_form(self.watched.key))
             return journal.read_key(context.connection, number, key, after, upto, ENTRIES_PER_READ)
         return journal.read_table(context.connection, number, after, upto, ENTRIES_PER_READ)
 
-    def _elements(self, entries: list[journal.Row]) -> Iterator[bytes]:
-        """Entries as elements, without those that change nothing in the watched set."""
+    def _seen_changes(self, entries: list[journal.Row]) -> Iterator[tuple[int, bytes | None, bytes | None]]:
+        """Entries as the feed's query sees them, without those that change nothing in the watched set."""
         watched = self.watched
         for seq, _, _, key, old, new in entries:
             if watched.includes(key):
                 old, new = watched.seen(old), watched.seen(new)
                 if old != new:
-                    yield self._element(old or b"null", new or b"null", seq)
+                    yield seq, old, new
 
-    def _element(self, old: bytes, new: bytes, seq: int) -> bytes:
-        if self.include_seq:
-            return b'{"new_val":%b,"old_val":%b,"seq":%d}' % (new, old, seq)
-        return b'{"new_val":%b,"old_val":%b}' % (new, old)
+
+def _initial(doc: bytes | None) -> bytes:
+    return b'{"new_val":%b}' % (doc or b"null")
+
+
+def _change(old: bytes | None, new: bytes | None) -> bytes:
+    return b'{"new_val":%b,"old_val":%b}' % (new or b"null", old or b"null")
 
 
 class _Snapshot:

@@ -67,5 +67,8 @@ def _some(cursor: sqlite3.Cursor) -> list[Row]:
 
 def ends(connection: sqlite3.Connection) -> tuple[int, int]:
     """The oldest and the newest sequence number that are there; (1, 0) for an empty journal."""
-    oldest, newest = connection.execute("SELECT min(seq), max(seq) FROM journal").fetchone()
+    # Two selects: SQLite looks up one minimum or maximum, but reads the whole table for both at once.
+    oldest, newest = connection.execute(
+        "SELECT (SELECT min(seq) FROM journal), (SELECT max(seq) FROM journal)"
+    ).fetchone()
     return (1, 0) if newest is None else (oldest, newest)

@@ -16,13 +16,14 @@ import sqlite3
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from cdcbridge.engine import catalog, journal
-from cdcbridge.engine.catalog import Catalog, Table
+from cdcbridge.engine.catalog import Catalog, Database, Table, selected
 from cdcbridge.engine.errors import EngineError, FileInUse, FileUnusable
 
 APPLICATION_ID: Final = 0x63646362  # "cdcb"; tells `file` and us that this SQLite database is ours
@@ -30,6 +31,7 @@ FORMAT: Final = 1
 LOG_BYTES_TO_CHECKPOINT: Final = 4 << 20
 LOG_BYTES_TO_RESTART: Final = 64 << 20
 
+_PRAGMAS = "PRAGMA busy_timeout=10000; PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=0;"
 _SETTINGS = "CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;"
 
 
@@ -39,6 +41,7 @@ class Transaction:
     def __init__(self, connection: sqlite3.Connection, catalog: Catalog, next_seq: int) -> None:
         self.connection = connection
         self.catalog = catalog
+        self.dropped: list[Table] = []
         self.tables: set[int] = set()
         self._next_seq = next_seq
         self._time_ms = time.time_ns() // 1_000_000
@@ -51,8 +54,8 @@ class Transaction:
 
     def get(self, table: Table, key: bytes) -> bytes | None:
         """The document stored under a key, or None."""
-        row = self.connection.execute(table.get_sql, (key,)).fetchone()
-        return None if row is None else row[0]
+        rows = selected(self.connection, table, table.get_sql, (key,))
+        return rows[0][0] if rows else None
 
     def put(self, table: Table, key: bytes, printed_key: bytes, old: bytes | None, new: bytes | None) -> None:
         """Replace `old`, which is what `get` gave, by `new`, and append the change to the journal.
@@ -66,22 +69,40 @@ class Transaction:
         self._entries.append((self._next_seq, table.number, self._time_ms, printed_key, old, new))
         self._next_seq += 1
 
-    def touch(self, table: Table) -> None:
-        """Something other than documents changed: feeds of this table have to look."""
-        self.tables.add(table.number)
+    def create_database(self, name: str) -> Database:
+        """See `Catalog.create_database`."""
+        return self._changed_catalog().create_database(self.connection, name)
+
+    def drop_database(self, name: str) -> tuple[Database, list[Table]]:
+        """See `Catalog.drop_database`."""
+        database, tables = self._changed_catalog().drop_database(self.connection, name)
+        self.dropped += tables
+        return database, tables
+
+    def create_table(self, database: Database, name: str, primary_key: str, durability: str) -> Table:
+        """See `Catalog.create_table`."""
+        return self._changed_catalog().create_table(self.connection, database, name, primary_key, durability)
+
+    def drop_table(self, table: Table) -> None:
+        """See `Catalog.drop_table`."""
+        self._changed_catalog().drop_table(self.connection, table)
+        self.dropped.append(table)
+
+    def _changed_catalog(self) -> Catalog:
+        self.catalog = self.catalog.copy()
+        return self.catalog
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
         """What is done inside happens whole or, when it raises, not at all."""
-        entries, next_seq = len(self._entries), self._next_seq
+        entries, next_seq, dropped, catalog = len(self._entries), self._next_seq, len(self.dropped), self.catalog
         self.connection.execute("SAVEPOINT one_query")
         try:
             yield
         except BaseException:
             self.connection.execute("ROLLBACK TO one_query")
-            del self._entries[entries:]
-            self._next_seq = next_seq
-            self.catalog.load(self.connection)
+            del self._entries[entries:], self.dropped[dropped:]
+            self._next_seq, self.catalog = next_seq, catalog
             raise
         finally:
             self.connection.execute("RELEASE one_query")
@@ -90,6 +111,7 @@ class Transaction:
         """Write the journal entries; the last thing before the commit."""
         journal.append(self.connection, self._entries)
         self.tables.update(entry[1] for entry in self._entries)
+        self.tables.update(table.number for table in self.dropped)
 
 
 class Store:
@@ -99,9 +121,12 @@ class Store:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = Path(os.path.realpath(path))  # a file with two names has one lock, and one write-ahead log
         self.catalog = Catalog()
-        self._lock_file = _lock(path)
+        self._connections: list[sqlite3.Connection] = []
+        self._readers: weakref.WeakSet[_Reader] = weakref.WeakSet()
+        self._reader = threading.local()
+        self._lock_file = _lock(self.path)
         try:
             with self._translated():
                 self._open()
@@ -110,14 +135,14 @@ class Store:
             raise
 
     def _open(self) -> None:
-        self._readers: list[sqlite3.Connection] = []
-        self._reader = threading.local()
         self._sync_lock = threading.Lock()
         self._touched: set[int] = set()
         self._touched_lock = threading.Lock()
         self._writer = self._connect()
+        self._connections.append(self._writer)
         self._prepare_file()
         self._checkpointer = self._connect()
+        self._connections.append(self._checkpointer)
         self.catalog.load(self._writer)
         self.identity = self._setting("identity")
         self.committed_seq = journal.ends(self._writer)[1]
@@ -128,8 +153,12 @@ class Store:
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=512)
-        connection.executescript("PRAGMA busy_timeout=10000; PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=0;")
-        connection.execute(f"PRAGMA journal_size_limit={LOG_BYTES_TO_CHECKPOINT}")
+        try:
+            connection.executescript(_PRAGMAS)
+            connection.execute(f"PRAGMA journal_size_limit={LOG_BYTES_TO_CHECKPOINT}")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _prepare_file(self) -> None:
@@ -154,7 +183,7 @@ class Store:
         for statement in (_SETTINGS + catalog.SCHEMA + journal.SCHEMA).split(";"):
             self._writer.execute(statement)
         self._writer.execute("INSERT INTO setting VALUES ('identity', ?)", (str(uuid.uuid4()),))
-        self.catalog.create_database(self._writer, catalog.DEFAULT_DATABASE)
+        Catalog().create_database(self._writer, catalog.DEFAULT_DATABASE)
         self._writer.execute(f"PRAGMA application_id={APPLICATION_ID}")
         self._writer.execute(f"PRAGMA user_version={FORMAT}")
         self._writer.execute("COMMIT")
@@ -197,6 +226,9 @@ class Store:
             self._committed(transaction)
 
     def _committed(self, transaction: Transaction) -> None:
+        self.catalog = transaction.catalog
+        for table in transaction.dropped:
+            table.dropped = True
         with self._touched_lock:
             self.committed_seq = transaction.newest_seq
             self._touched |= transaction.tables
@@ -204,7 +236,6 @@ class Store:
     def _roll_back(self) -> None:
         if self._writer.in_transaction:
             self._writer.execute("ROLLBACK")
-        self.catalog.load(self._writer)
 
     def sync(self) -> frozenset[int]:
         """Make everything committed so far durable; returns the tables that changed in it.
@@ -215,16 +246,18 @@ class Store:
         with self._sync_lock:
             with self._touched_lock:
                 seq, touched, self._touched = self.committed_seq, frozenset(self._touched), set()
-            with self._translated():
-                os.fdatasync(self._log)
-            self.durable_seq = seq
+            self._flush(seq)
             return touched
 
     def sync_for_reader(self) -> None:
-        """As `sync`, for a reader who must not hand out what is not durable; leaves the tables for the next `sync`."""
-        touched = self.sync()
-        with self._touched_lock:
-            self._touched |= touched
+        """As `sync`, for a reader who must not hand out what is not durable; leaves the tables to the next `sync`."""
+        with self._sync_lock:
+            self._flush(self.committed_seq)
+
+    def _flush(self, seq: int) -> None:
+        with self._translated():
+            os.fdatasync(self._log)
+        self.durable_seq = seq
 
     @property
     def wants_checkpoint(self) -> bool:
@@ -249,14 +282,14 @@ class Store:
 
     def reader(self) -> sqlite3.Connection:
         """This thread's connection for reading committed documents and entries."""
-        connection: sqlite3.Connection | None = getattr(self._reader, "connection", None)
-        if connection is None:
+        reader: _Reader | None = getattr(self._reader, "own", None)
+        if reader is None:
             with self._translated():
-                connection = self._connect()
-                connection.execute("PRAGMA query_only=1")
-            self._reader.connection = connection
-            self._readers.append(connection)
-        return connection
+                reader = _Reader(self._connect())
+                reader.connection.execute("PRAGMA query_only=1")
+            self._reader.own = reader
+            self._readers.add(reader)
+        return reader.connection
 
     def close(self) -> None:
         """Sync, and let the file go. Nothing may be running in other threads."""
@@ -264,19 +297,35 @@ class Store:
             self.sync()
             self.checkpoint()
         finally:
-            for connection in (*self._readers, self._checkpointer, self._writer):
-                connection.close()
             os.close(self._log)
             self._release()
 
     def _release(self) -> None:
+        for reader in list(self._readers):
+            reader.connection.close()
+        for connection in reversed(self._connections):
+            connection.close()
         os.close(self._lock_file)
+
+
+class _Reader:
+    """A thread's own connection. It is closed when the thread ends, or with the store."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+
+    def __del__(self) -> None:
+        self.connection.close()
 
 
 def _lock(path: Path) -> int:
     """Make this process the only one that opens the file, until the descriptor is closed or the process ends."""
+    if path.is_dir():
+        raise FileUnusable(str(path), "it is a folder, not a data file")
     try:
         descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError as problem:
+        raise FileUnusable(str(path), f"there is no folder {path.parent}") from problem
     except OSError as problem:
         raise FileUnusable(str(path), problem.strerror or str(problem)) from problem
     try:

@@ -13,6 +13,7 @@ import base64
 import binascii
 import json
 import math
+import re
 import struct
 from collections.abc import Iterator
 from typing import Any, Final
@@ -88,9 +89,9 @@ def number(value: float) -> int | float:
     return value
 
 
-def _inexact(value: int) -> float:
+def _inexact(value: int) -> int | float:
     try:
-        return float(value)
+        return number(float(value))
     except OverflowError:
         raise QueryError(ErrorType.QUERY_LOGIC, f"Non-finite number: {'-' if value < 0 else ''}inf") from None
 
@@ -201,6 +202,35 @@ class Ordered:
 
 # Pseudo-types --------------------------------------------------------------------------------------------------------
 
+_TIMEZONE: Final = re.compile(r"[+-]\d\d:\d\d")
+
+
+def pseudo(value: dict[str, Any]) -> dict[str, Any]:
+    """The one form of a pseudo-type that a client sends: times to the millisecond, binary data as plain base64.
+
+    Raises:
+        QueryError: there is no such type, or the value is not made as its type has to be.
+    """
+    match value[PSEUDO_TYPE]:
+        case "TIME":
+            return _time(value)
+        case "BINARY":
+            data = base64.b64encode(binary_bytes(value)).decode()
+            return {PSEUDO_TYPE: "BINARY", "data": data}
+        case "LITERAL" | "GEOMETRY":
+            return value
+        case unknown:
+            raise QueryError(ErrorType.QUERY_LOGIC, f"Unknown $reql_type$ `{unknown}`.")
+
+
+def _time(value: dict[str, Any]) -> dict[str, Any]:
+    epoch_time, timezone = value.get("epoch_time"), value.get("timezone")
+    has_timezone = isinstance(timezone, str) and _TIMEZONE.fullmatch(timezone)
+    if isinstance(epoch_time, bool) or not isinstance(epoch_time, int | float) or not has_timezone:
+        message = "Invalid time pseudotype: `epoch_time` has to be a number, and `timezone` as in `+01:00`."
+        raise QueryError(ErrorType.QUERY_LOGIC, message)
+    return {PSEUDO_TYPE: "TIME", "epoch_time": number(round(float(epoch_time), 3)), "timezone": timezone}
+
 
 def binary_bytes(value: dict[str, Any]) -> bytes:
     """The bytes of a PTYPE<BINARY>."""
@@ -225,6 +255,19 @@ def storage_key(value: Any) -> bytes:
     if len(key) > LONGEST_KEY_BYTES:
         raise QueryError(ErrorType.QUERY_LOGIC, f"Primary key too long (max 127 characters): {printed(value)}")
     return key
+
+
+def key_form(value: Any) -> Any:
+    """The one form of all values that are the same key: 0 for -0.0, and a time by the moment, in UTC."""
+    match value:
+        case float():
+            return number(value + 0.0)
+        case list():
+            return [key_form(item) for item in value]
+        case {"$reql_type$": "TIME"}:
+            return {**value, "timezone": "+00:00"}
+        case _:
+            return value
 
 
 def encoded_key(value: Any, nested: bool = False) -> bytes:

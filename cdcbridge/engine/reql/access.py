@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cdcbridge.engine.catalog import SYSTEM_DATABASE, Table
+from cdcbridge.engine.catalog import SYSTEM_DATABASE, Table, selected
 from cdcbridge.engine.errors import ErrorType, QueryError
 from cdcbridge.engine.reql.registry import Call, Fn, term
 from cdcbridge.engine.reql.runtime import (
@@ -52,7 +52,7 @@ def table(call: Call) -> Fn:
 def _table_stream(env: Env, database: str, name: str) -> Stream:
     if database == SYSTEM_DATABASE:
         raise QueryError(ErrorType.QUERY_LOGIC, f"not supported yet: system table {name}")
-    return Stream(env.context, Rows(env.context.store.catalog.table(database, name)))
+    return Stream(env.context, Rows(env.context.catalog.table(database, name)))
 
 
 def whole_table(value: Any) -> Table:
@@ -82,8 +82,8 @@ def get(call: Call) -> Fn:
 
 def fetch_row(env: Env, table: Table, key: Any) -> Row:
     """The row of a primary key, with its document as it is now."""
-    found = env.context.connection.execute(table.get_sql, (key_bytes(key),)).fetchone()
-    return Row(table, key, None if found is None else loads(found[0]))
+    found = selected(env.context.connection, table, table.get_sql, (key_bytes(key),))
+    return Row(table, key, loads(found[0][0]) if found else None)
 
 
 @term("GET_ALL", 1, None, options=("index",))

@@ -13,7 +13,7 @@ from cdcbridge.engine.reql.runtime import Env, datum, expect, kind_of
 
 @term("DB_LIST", 0)
 def db_list(call: Call) -> Fn:
-    return lambda env: sorted([SYSTEM_DATABASE, *env.context.store.catalog.databases])
+    return lambda env: sorted([SYSTEM_DATABASE, *env.context.catalog.databases])
 
 
 @term("DB_CREATE", 1, writes=True)
@@ -21,8 +21,7 @@ def db_create(call: Call) -> Fn:
     name = call.args[0].run
 
     def create(env: Env) -> dict[str, Any]:
-        transaction, wanted = env.context.writing, expect("STRING", datum(name(env)))
-        database = transaction.catalog.create_database(transaction.connection, wanted)
+        database = env.context.writing.create_database(expect("STRING", datum(name(env))))
         return {"dbs_created": 1, "config_changes": [_changed(None, _config(database))]}
 
     return create
@@ -33,10 +32,7 @@ def db_drop(call: Call) -> Fn:
     name = call.args[0].run
 
     def drop(env: Env) -> dict[str, Any]:
-        transaction, wanted = env.context.writing, expect("STRING", datum(name(env)))
-        database, tables = transaction.catalog.drop_database(transaction.connection, wanted)
-        for table in tables:
-            transaction.touch(table)
+        database, tables = env.context.writing.drop_database(expect("STRING", datum(name(env))))
         changes = [_changed(_config(database), None)]
         return {"dbs_dropped": 1, "tables_dropped": len(tables), "config_changes": changes}
 
@@ -45,7 +41,7 @@ def db_drop(call: Call) -> Fn:
 
 @term("TABLE_LIST", 0, 1)
 def table_list(call: Call) -> Fn:
-    return lambda env: sorted(_home(env, call).tables)
+    return lambda env: [table.name for table in env.context.catalog.tables(_home(env, call))]
 
 
 @term(
@@ -64,9 +60,9 @@ def table_create(call: Call) -> Fn:
     def create(env: Env) -> dict[str, Any]:
         if any(datum(count(env)) != 1 for count in copies):
             raise QueryError(ErrorType.OP_FAILED, "This engine is one server: `shards` and `replicas` can only be 1.")
-        transaction, wanted = env.context.writing, expect("STRING", datum(name(env)))
-        settings = (wanted, expect("STRING", primary_key(env)), checked_durability(durability(env)))
-        table = transaction.catalog.create_table(transaction.connection, _home(env, call), *settings)
+        wanted = expect("STRING", datum(name(env)))
+        settings = (expect("STRING", primary_key(env)), checked_durability(durability(env)))
+        table = env.context.writing.create_table(_home(env, call), wanted, *settings)
         return {"tables_created": 1, "config_changes": [_changed(None, table.config())]}
 
     return create
@@ -77,19 +73,16 @@ def table_drop(call: Call) -> Fn:
     name = call.args[-1].run
 
     def drop(env: Env) -> dict[str, Any]:
-        transaction, wanted = env.context.writing, expect("STRING", datum(name(env)))
-        table = transaction.catalog.table(_home(env, call).name, wanted)
+        wanted = expect("STRING", datum(name(env)))
+        table = env.context.catalog.table(_home(env, call).name, wanted)
         return _dropped(env, table)
 
     return drop
 
 
 def _dropped(env: Env, table: Table) -> dict[str, Any]:
-    transaction = env.context.writing
-    before = table.config()
-    transaction.catalog.drop_table(transaction.connection, table)
-    transaction.touch(table)
-    return {"tables_dropped": 1, "config_changes": [_changed(before, None)]}
+    env.context.writing.drop_table(table)
+    return {"tables_dropped": 1, "config_changes": [_changed(table.config(), None)]}
 
 
 @term("SYNC", 1, writes=True)
@@ -121,10 +114,10 @@ def _home(env: Env, call: Call) -> Database:
     """The database that a term is about: its first argument, if that is one, or the default."""
     first = call.args[0].run(env) if call.args else None
     if type(first) is DatabaseName:
-        return env.context.store.catalog.database(first)
+        return env.context.catalog.database(first)
     if len(call.args) > (0 if call.name == "TABLE_LIST" else 1):
         raise QueryError(ErrorType.QUERY_LOGIC, f"Expected type DATABASE but found {kind_of(first)}.")
-    return env.context.store.catalog.database(env.context.settings.database)
+    return env.context.catalog.database(env.context.settings.database)
 
 
 def _config(database: Database) -> dict[str, Any]:

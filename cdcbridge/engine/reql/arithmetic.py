@@ -10,8 +10,8 @@ from typing import Any
 
 from cdcbridge.engine.errors import ErrorType, QueryError
 from cdcbridge.engine.reql.registry import Call, Fn, function, term
-from cdcbridge.engine.reql.runtime import Env, datum, expect, kind_of, whole
-from cdcbridge.engine.values import compare, number
+from cdcbridge.engine.reql.runtime import Env, array_limit_exceeded, datum, expect, kind_of, whole
+from cdcbridge.engine.values import ARRAY_LIMIT, compare, number
 
 
 def truthy(value: Any) -> bool:
@@ -76,7 +76,7 @@ def add(first: Any, *rest: Any) -> Any:
         case "STRING":
             return "".join([first, *(expect("STRING", value) for value in rest)])
         case "ARRAY":
-            return sum((expect("ARRAY", value) for value in rest), list(first))
+            return _within_limit(sum((expect("ARRAY", value) for value in rest), list(first)))
         case _:
             return _folded(lambda left, right: left + right, first, rest)
 
@@ -91,8 +91,20 @@ def multiply(first: Any, *rest: Any) -> Any:
     """The product of numbers; an array times a number is that array so many times over."""
     if len(rest) == 1 and "ARRAY" in (kind_of(first), kind_of(rest[0])):
         items, times = (first, rest[0]) if kind_of(first) == "ARRAY" else (rest[0], first)
-        return expect("ARRAY", items) * _repetitions(times)
+        return _repeated(expect("ARRAY", items), _repetitions(times))
     return _folded(lambda left, right: left * right, first, rest)
+
+
+def _repeated(items: list[Any], times: int) -> list[Any]:
+    if len(items) * times > ARRAY_LIMIT:  # before it takes the memory
+        raise array_limit_exceeded(ARRAY_LIMIT)
+    return items * times
+
+
+def _within_limit(items: list[Any]) -> list[Any]:
+    if len(items) > ARRAY_LIMIT:
+        raise array_limit_exceeded(ARRAY_LIMIT)
+    return items
 
 
 def _repetitions(value: Any) -> int:

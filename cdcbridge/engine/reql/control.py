@@ -11,7 +11,7 @@ from typing import Any
 from cdcbridge.engine.errors import ErrorType, QueryError
 from cdcbridge.engine.reql.arithmetic import truthy
 from cdcbridge.engine.reql.registry import Call, Compiled, Fn, function, term
-from cdcbridge.engine.reql.runtime import Env, datum, expect, kind_of
+from cdcbridge.engine.reql.runtime import Env, Stream, datum, expect, kind_of
 from cdcbridge.engine.values import MAXVAL, MINVAL, PSEUDO_TYPE, number
 
 
@@ -65,7 +65,7 @@ def default(call: Call) -> Fn:
     def run(env: Env) -> Any:
         try:
             value = first.run(env)
-            if datum(value) is not None:
+            if _goes_on(value) or datum(value) is not None:
                 return value
             problem = None
         except QueryError as error:
@@ -75,6 +75,11 @@ def default(call: Call) -> Fn:
         return instead(second, env, problem)
 
     return run
+
+
+def _goes_on(value: Any) -> bool:
+    """A stream: something, whatever it will give."""
+    return type(value) is Stream and not value.array
 
 
 def instead(default: Compiled, env: Env, problem: QueryError | None) -> Any:

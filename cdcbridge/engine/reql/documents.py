@@ -66,9 +66,23 @@ def bracket(call: Call) -> Fn:
 
 def _field_of(env: Env, value: Any, name: str) -> Any:
     if type(value) is Stream or type(value) is list:
-        having = sequence(env, value).then(FilterStep(lambda each: has_fields(datum(each), [name])))
-        return having.then(MapStep(lambda each: datum(each)[name]))
+        return sequence(env, value).then(FilterStep(lambda each: _has_field(each, name))).then(MapStep(_reader(name)))
     return field(datum(value), name)
+
+
+def _reader(name: str) -> Callable[[Any], Any]:
+    return lambda value: field(datum(value), name)
+
+
+def _has_field(value: Any, name: str) -> bool:
+    """Whether `field` gives something, be it null."""
+    try:
+        field(datum(value), name)
+    except QueryError as error:
+        if error.type is not ErrorType.NON_EXISTENCE:
+            raise
+        return False
+    return True
 
 
 def element(items: Stream, position: int) -> Any:

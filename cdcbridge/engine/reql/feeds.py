@@ -130,6 +130,6 @@ def _transformed(doc: bytes, steps: list[MapStep | FilterStep]) -> bytes | None:
                 value = datum(step.change(value))
             elif not step.keep(value):
                 return None
+        return dumps(value)
     except QueryError:
         return None
-    return dumps(value)

@@ -17,7 +17,7 @@ from rethinkdb.ql2_pb2 import Term as _Term
 
 from cdcbridge.engine.errors import ClientError, CompileError, ErrorType, QueryError
 from cdcbridge.engine.reql.runtime import Env, array_limit_exceeded, datum
-from cdcbridge.engine.values import ARRAY_LIMIT, number
+from cdcbridge.engine.values import ARRAY_LIMIT, PSEUDO_TYPE, number, pseudo
 
 Fn = Callable[[Env], Any]
 Path = tuple[int | str, ...]
@@ -187,7 +187,8 @@ def _plain(node: Any) -> Any:
     if kind is int or kind is float:
         return number(node)
     if kind is dict:
-        return {name: _plain(part) for name, part in node.items()}
+        value = {name: _plain(part) for name, part in node.items()}
+        return pseudo(value) if PSEUDO_TYPE in value else value
     if kind is list:
         if len(node) == 2 and node[0] == _MAKE_ARRAY and type(node[1]) is list and len(node[1]) <= ARRAY_LIMIT:
             return [_plain(part) for part in node[1]]
@@ -204,7 +205,12 @@ def _compile_object(node: Mapping[str, Any], path: Path, scope: _Scope) -> Compi
     inner = scope.inner()
     fields = {name: _compile(part, (*path, name), inner) for name, part in node.items()}
     runs = {name: part.run for name, part in fields.items()}
-    return _combined(lambda env: {name: datum(run(env)) for name, run in runs.items()}, path, fields.values())
+
+    def make(env: Env) -> dict[str, Any]:
+        value = {name: datum(run(env)) for name, run in runs.items()}
+        return pseudo(value) if PSEUDO_TYPE in value else value
+
+    return _combined(make, path, fields.values())
 
 
 def _compile_array(args: list[Compiled], path: Path) -> Compiled:

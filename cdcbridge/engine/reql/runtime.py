@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Final, Literal, Protocol
 
-from cdcbridge.engine.catalog import DEFAULT_DATABASE, Table
+from cdcbridge.engine.catalog import DEFAULT_DATABASE, Catalog, Table, selected
 from cdcbridge.engine.errors import ErrorType, QueryError
 from cdcbridge.engine.store import Store, Transaction
 from cdcbridge.engine.values import ARRAY_LIMIT, PSEUDO_TYPE, dumps, loads, storage_key, type_name
@@ -60,6 +60,11 @@ class Context:
     def connection(self) -> sqlite3.Connection:
         """Where to read: in a query that writes, from its transaction, else from this thread's connection."""
         return self.store.reader() if self.transaction is None else self.transaction.connection
+
+    @property
+    def catalog(self) -> Catalog:
+        """The databases and tables that this query sees."""
+        return self.store.catalog if self.transaction is None else self.transaction.catalog
 
     @property
     def writing(self) -> Transaction:
@@ -142,11 +147,8 @@ class Rows:
 
     def page(self, connection: sqlite3.Connection, low: bytes, high: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """At most `limit` keys and documents between two keys."""
-        if self.table.dropped:
-            name = f"{self.table.database.name}.{self.table.name}"
-            raise QueryError(ErrorType.OP_FAILED, f"Table `{name}` does not exist.")
         sql = self.table.scan_down_sql if self.down else self.table.scan_sql
-        return connection.execute(sql, (low, high, limit)).fetchall()
+        return selected(connection, self.table, sql, (low, high, limit))
 
     def values(self, context: Context) -> Iterator[Any]:
         return map(loads, self.encoded(context))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cdcbridge.engine.catalog import selected
 from cdcbridge.engine.errors import ErrorType, QueryError
 from cdcbridge.engine.reql.access import check_primary, ordered_table, positive
 from cdcbridge.engine.reql.arithmetic import truthy
@@ -90,7 +91,7 @@ def _predicate(env: Env, test: Compiled) -> Callable[[Any], bool]:
 def _matches(value: Any, pattern: dict[str, Any]) -> bool:
     for name, wanted in pattern.items():
         found = field(value, name)
-        if is_plain_object(wanted):
+        if is_plain_object(wanted) and is_plain_object(found):
             if not _matches(found, wanted):
                 return False
         elif compare(found, wanted) != 0:
@@ -177,7 +178,8 @@ def count(call: Call) -> Fn:
         if which:
             items = items.then(FilterStep(_counted(env, which[0])))
         elif _is_whole_table(items):
-            (rows,) = env.context.connection.execute(ordered_table(items).count_sql).fetchone()
+            table = ordered_table(items)
+            ((rows,),) = selected(env.context.connection, table, table.count_sql)
             return int(rows)
         return sum(1 for _ in items.finite())
 

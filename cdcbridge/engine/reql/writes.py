@@ -28,7 +28,22 @@ from cdcbridge.engine.reql.runtime import (
     kind_of,
     sequence,
 )
-from cdcbridge.engine.values import ARRAY_LIMIT, PSEUDO_TYPE, dumps, loads, pretty, printed, storage_key
+from cdcbridge.engine.values import (
+    ARRAY_LIMIT,
+    PSEUDO_TYPE,
+    compare,
+    dumps,
+    key_form,
+    loads,
+    pretty,
+    printed,
+    storage_key,
+)
+
+DEEPEST_DOCUMENT = 200
+"""A document that nests deeper might be stored by one query and then be too deep for every other one to read."""
+
+LARGEST_DOCUMENT_BYTES = 1 << 27
 
 STRAY_LITERAL = (
     "Stray literal keyword found: literal is only present inside merge and cannot nest inside another literal."
@@ -106,7 +121,7 @@ def write_document(summary: Summary, table: Table, key: Any, change: Change) -> 
         summary.fail(problem.message, _value(old))
         return
     if new != old:
-        transaction.put(table, stored_key, dumps(key), old, new)
+        transaction.put(table, stored_key, dumps(key_form(key)), old, new)
     summary.count(_fate(old, new), old, new)
 
 
@@ -127,11 +142,14 @@ def _stored(table: Table, key: Any, document: Any) -> bytes | None:
     if document is None:
         return None
     _check_document(table, document)
-    if dumps(document[table.primary_key]) != dumps(key):
+    if compare(document[table.primary_key], key) != 0:
         change = f"`{printed(key)}` -> `{printed(document[table.primary_key])}`"
         message = f"Primary key `{table.primary_key}` cannot be changed ({change})."
         raise QueryError(ErrorType.QUERY_LOGIC, message)
-    return dumps(document)
+    if len(stored := dumps(document)) > LARGEST_DOCUMENT_BYTES:
+        message = f"Document too large ({len(stored)} bytes, and at most {LARGEST_DOCUMENT_BYTES} can be stored)."
+        raise QueryError(ErrorType.QUERY_LOGIC, message)
+    return stored
 
 
 def _check_document(table: Table, document: Any) -> None:
@@ -148,18 +166,18 @@ def _no_object(value: Any) -> QueryError:
     return QueryError(ErrorType.QUERY_LOGIC, message)
 
 
-def _check_storable(value: Any) -> None:
+def _check_storable(value: Any, depth: int = 1) -> None:
     kind = type(value)
-    if kind is dict:
-        if value.get(PSEUDO_TYPE) == LITERAL:
-            raise QueryError(ErrorType.QUERY_LOGIC, STRAY_LITERAL)
-        for part in value.values():
-            _check_storable(part)
-    elif kind is list:
-        if len(value) > ARRAY_LIMIT:
-            raise QueryError(ErrorType.QUERY_LOGIC, "Array too large for disk writes (limit 100,000 elements).")
-        for part in value:
-            _check_storable(part)
+    if kind is not dict and kind is not list:
+        return
+    if depth > DEEPEST_DOCUMENT:
+        raise QueryError(ErrorType.QUERY_LOGIC, f"Document nested deeper than {DEEPEST_DOCUMENT} levels.")
+    if kind is dict and value.get(PSEUDO_TYPE) == LITERAL:
+        raise QueryError(ErrorType.QUERY_LOGIC, STRAY_LITERAL)
+    if kind is list and len(value) > ARRAY_LIMIT:
+        raise QueryError(ErrorType.QUERY_LOGIC, "Array too large for disk writes (limit 100,000 elements).")
+    for part in value.values() if kind is dict else value:
+        _check_storable(part, depth + 1)
 
 
 # Options that all writes share ---------------------------------------------------------------------------------------
@@ -215,9 +233,9 @@ def insert(call: Call) -> Fn:
 def _inserted(env: Env, value: Any) -> Iterator[Any]:
     """The documents to insert: those of a sequence, or the one object."""
     value = value.doc if type(value) is Row else value
-    if type(value) is Stream or type(value) is list:
-        return iter(sequence(env, value).collected())
-    return iter((value,))
+    if type(value) is dict:
+        return iter((value,))
+    return iter(sequence(env, value).collected())
 
 
 Resolve = Callable[[Table, Any, Any, Any], Any]
@@ -252,6 +270,8 @@ def _conflict(option: Compiled | None) -> Callable[[Env], Resolve]:
         return lambda env: _refused
     if option.arity is None:
         return lambda env: _named_resolution(datum(option.run(env)))
+    if option.arity not in (0, 3):
+        raise QueryError(ErrorType.QUERY_LOGIC, "The conflict function passed to `insert` should expect 3 arguments.")
     if not option.deterministic:
         raise QueryError(ErrorType.QUERY_LOGIC, "The conflict function passed to `insert` must be deterministic.")
     function = called(option)
