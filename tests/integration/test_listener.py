@@ -485,9 +485,7 @@ async def test_a_broker_that_does_not_answer_is_tried_again_until_the_listener_i
 # Ends
 
 
-async def test_a_signal_ends_it_with_status_0_and_returns_what_was_not_printed(
-    broker: Broker, channel: AbstractChannel
-) -> None:
+async def test_a_signal_ends_it_with_status_0(broker: Broker, channel: AbstractChannel) -> None:
     log, sink = Log(), Sink()
     task = asyncio.ensure_future(listen(settings(broker, queue="work"), sink, log.logger))
     await log.wait_for("listener_ready")

@@ -41,7 +41,7 @@ async def test_a_lost_channel_wakes_the_one_who_waits_with_the_first_reason() ->
     await asyncio.sleep(0)
     inbox.lose("the reason")
     inbox.lose("what followed from it")
-    with pytest.raises(BrokerUnavailable, match="^the reason$"):
+    with pytest.raises(BrokerUnavailable, match=r"^the reason$"):
         await taking
 
 
