@@ -81,7 +81,7 @@ class StreamError(BridgeError):
 
 
 class PositionLost(StreamError):
-    """The history behind `position` is not there any more: `oldest` is where it begins now, `None` if that is unknown."""
+    """The history behind `position` is gone: `oldest` is where it begins now, `None` if that is unknown."""
 
     def __init__(self, position: str, reason: str, oldest: str | None = None) -> None:
         super().__init__(position, reason, oldest)

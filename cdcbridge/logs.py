@@ -29,7 +29,7 @@ EVENTS: dict[str, str] = {
     "snapshot_finished": "All documents that were there have been read.",
     "position_lost": "The source no longer has the history behind the saved position.",
     "change_published": "One change was sent to the broker (level debug).",
-    "batch_confirmed": "The broker has confirmed everything up to this position (level debug).",
+    "batch_confirmed": "The broker has confirmed everything up to this position; at most once a second.",
     "publish_nacked": "The broker refused a message; it is sent again.",
     "message_returned": "No queue is bound to this routing key; logged once for each key.",
     "change_parked": "A change could not become a message and was set aside.",
