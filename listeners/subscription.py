@@ -91,9 +91,10 @@ async def declare_exchange(connection: AbstractConnection, name: str, durable: b
         found = mismatch(str(exc))
         if found is None or not as_it_is or found.property in ESSENTIAL:
             raise found or ConfigError(EXCHANGE_SETTING, str(exc)) from exc
-    except ChannelAccessRefused:
+    except ChannelAccessRefused as exc:
         if not as_it_is:
-            raise
+            remedy = "use a name that is not reserved, or a user with the permission 'configure' for it"
+            raise ConfigError(EXCHANGE_SETTING, f"exchange {name!r} cannot be declared: {exc}", remedy) from exc
     else:
         await channel.close()
 

@@ -100,7 +100,6 @@ class _Listener:
 
     async def _session(self) -> None:
         async with connected(self._settings) as connection:
-            self._log.info("broker_connected", broker=self._address)
             queue, inbox = await subscribe(connection, self._settings)
             self._ready(queue)
             while self._remaining != 0:
@@ -110,6 +109,7 @@ class _Listener:
     def _ready(self, queue: str) -> None:
         self._was_ready = True
         self._backoff.reset()
+        self._log.info("broker_connected", broker=self._address)
         self._log.info(
             "listener_ready",
             exchange=self._settings.exchange,
