@@ -88,6 +88,7 @@ def processes() -> Iterator[Processes]:
 
 def fresh_vhosts(node: PrivateNode, definitions: Path) -> Iterator[str]:
     """Make virtual hosts that the user guest may do everything in, and hand out their names, for ever."""
+    node.ctl("await_startup")  # a node takes connections before it takes commands
     for batch in itertools.count():
         names = [f"test-{batch}-{number}" for number in range(VHOSTS_AT_ONCE)]
         definitions.write_text(json.dumps(vhost_definitions(names)))
