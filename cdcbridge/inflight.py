@@ -15,6 +15,9 @@ from cdcbridge.change import Position
 DEFAULT_MAX_COUNT = 4096
 DEFAULT_MAX_BYTES = 64 * 1024 * 1024
 
+WAITING, CONFIRMED, REFUSED = 0, 1, 2
+"""What the broker has said about a message in the window."""
+
 M = TypeVar("M")
 
 
@@ -33,17 +36,25 @@ class InFlight(Generic[M]):
         self._items: list[M | None] = [None] * max_count
         self._sizes = [0] * max_count
         self._positions: list[Position | None] = [None] * max_count
-        self._confirmed = bytearray(max_count)
+        self._marks = bytearray(max_count)
         # Sequence numbers count all messages ever added; modulo max_count they are places in the ring.
         self._oldest = 0
         self._next = 0
         self._before_tag_1 = -1
+        self._swept = 0  # nothing below it waits for an answer
+        self._marked = 0
+        self._refusals = 0
         self._bytes = 0
         self._safe: Position | None = None
 
     def __len__(self) -> int:
         """How many messages are in the window."""
         return self._next - self._oldest
+
+    @property
+    def unanswered(self) -> int:
+        """How many messages the broker has neither confirmed nor refused since they were last sent."""
+        return len(self) - self._marked
 
     @property
     def size_bytes(self) -> int:
@@ -97,21 +108,29 @@ class InFlight(Generic[M]):
         """The broker has confirmed the message with this tag; with `multiple`, all up to it (0: all there are).
 
         Returns how many messages have left the window: 0 while an older one is unconfirmed. A repeated confirm is no
-        error and changes nothing.
+        error and changes nothing, and none takes a refusal back.
 
         Raises:
             ValueError: nothing was sent with this tag.
         """
-        if tag == 0 and multiple:
-            return self._release(self._next - 1)
-        sequence = self._before_tag_1 + tag
-        if tag < 1 or sequence >= self._next:
-            raise ValueError(f"delivery tag {tag} is confirmed, and was never sent")
-        if sequence == self._oldest or multiple:
+        sequence = self._sequence(tag, multiple)
+        if self._refusals == 0 and (multiple or sequence == self._oldest):
             return self._release(sequence)
-        if sequence > self._oldest:
-            self._confirmed[sequence % self._max_count] = 1
-        return 0
+        self._mark(sequence, multiple, CONFIRMED)
+        return self._release(self._oldest - 1)
+
+    def refuse(self, tag: int, multiple: bool = False) -> int:
+        """The broker has refused the message with this tag, or all up to it that had no answer yet.
+
+        They stay in the window, and nothing from the lowest of them on leaves it, until `restart`. Returns how many
+        have been refused with this.
+
+        Raises:
+            ValueError: nothing was sent with this tag.
+        """
+        refused = self._mark(self._sequence(tag, multiple), multiple, REFUSED)
+        self._refusals += refused
+        return refused
 
     def item(self, tag: int) -> M | None:
         """The message with this tag, `None` if it has left the window."""
@@ -121,26 +140,52 @@ class InFlight(Generic[M]):
     def restart(self) -> None:
         """A new channel: its tag 1 will be the oldest message, and all messages count as unconfirmed.
 
-        Those too that were confirmed out of turn: they go again with the rest, so that what arrives last arrives in
-        order. Without them, a message lost before them would come after them, and stay there.
+        Refused or not, and those too that were confirmed out of turn: they go again with the rest, so that what arrives
+        last arrives in order. Without them, a message lost before them would come after them, and stay there.
         """
         self._before_tag_1 = self._oldest - 1
-        self._confirmed = bytearray(self._max_count)
+        self._marks = bytearray(self._max_count)
+        self._marked = self._refusals = 0
+        self._swept = self._oldest
 
     def pending(self) -> list[M]:
         """All messages in the window, in the order of publishing: what a new channel has to be sent."""
         places = (sequence % self._max_count for sequence in range(self._oldest, self._next))
         return [item for place in places if (item := self._items[place]) is not None]
 
+    def _sequence(self, tag: int, multiple: bool) -> int:
+        """The sequence number of what was sent with this tag."""
+        if tag == 0 and multiple:
+            return self._next - 1
+        sequence = self._before_tag_1 + tag
+        if tag < 1 or sequence >= self._next:
+            raise ValueError(f"the broker answers delivery tag {tag}, which was never sent")
+        return sequence
+
+    def _mark(self, sequence: int, multiple: bool, mark: int) -> int:
+        """Note an answer; with `multiple`, for all up to `sequence`. Returns how many of them had none yet."""
+        first = max(self._swept, self._oldest) if multiple else max(sequence, self._oldest)
+        marked = 0
+        for place in (number % self._max_count for number in range(first, sequence + 1)):
+            if self._marks[place] == WAITING:
+                self._marks[place] = mark
+                marked += 1
+        if multiple:
+            self._swept = max(self._swept, sequence + 1)
+        self._marked += marked
+        return marked
+
     def _release(self, through: int) -> int:
         """Take out all messages up to sequence number `through`, and the confirmed ones right behind."""
         sequence = self._oldest
         place = 0
-        while sequence <= through or (sequence < self._next and self._confirmed[sequence % self._max_count]):
+        while sequence <= through or (sequence < self._next and self._marks[sequence % self._max_count] == CONFIRMED):
             place = sequence % self._max_count
             self._items[place] = None
-            self._confirmed[place] = 0
             self._bytes -= self._sizes[place]
+            if self._marks[place]:
+                self._marks[place] = WAITING
+                self._marked -= 1
             sequence += 1
         released = sequence - self._oldest
         if released:

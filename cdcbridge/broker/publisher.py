@@ -42,7 +42,8 @@ class Publisher:
     it from then on.
 
     Counters: `published` and `confirmed` count messages, each once, however often it is sent; `returned` counts
-    messages that no queue took; `nacked` the broker's refusals; `reconnects` new channels after the first.
+    messages that no queue took and `nacked` those that the broker refused, each time; `reconnects` counts new channels
+    after the first.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Publisher:
         self._inflight: InFlight[Message] = InFlight(max_count=window, max_bytes=window_bytes)
         self._acks: list[Ack] = []
         self._turn_scheduled = False
+        self._refusal: PublishNacked | None = None
         self._told: Position | None = None
         self._unroutable: set[str] = set()
         self._connection: Connection | None = None
@@ -145,9 +147,9 @@ class Publisher:
     def _may_write(self, sizes: Sequence[int]) -> bool:
         """Whether there is a channel that takes messages, and room for at least the first of these sizes."""
         connection, channel = self._connection, self._channel
-        if connection is None or channel is None or not channel.is_open or connection.blocked is not None:
+        if connection is None or channel is None or not channel.is_open:
             return False
-        return self._inflight.fitting(sizes) > 0
+        return connection.blocked is None and self._refusal is None and self._inflight.fitting(sizes) > 0
 
     def _write(self, messages: Sequence[Message], sizes: Sequence[int]) -> int:
         """Write as many of them as there is room for, and say how many that were."""
@@ -168,13 +170,21 @@ class Publisher:
             self._schedule_turn()
 
     def _on_nack(self, channel: Channel, tag: int, multiple: bool) -> None:
-        """A refusal ends the channel: what follows on it is out of order, and all of it goes again."""
+        """A refusal: nothing new is written until all that is under way has its answer, and then all goes again.
+
+        Not at once: RabbitMQ refuses faster than it confirms, and with the channel go the confirms that are still to
+        come. A queue with less room than the window would never be seen to take anything.
+        """
         if channel is not self._channel or channel.lost.done():
             return
-        self.nacked += 1
-        refused = self._inflight.item(tag)
-        what = f"message {refused.message_id!r} for {refused.envelope.routing_key!r}" if refused else "messages"
-        channel.close(PublishNacked(f"RabbitMQ refused {what}: a queue is full, or failed"))
+        with self._surfacing():
+            self._take_acks()
+            refused = self._inflight.item(tag)
+            self.nacked += self._inflight.refuse(tag, multiple)
+            if self._refusal is None:
+                what = f"message {refused.message_id!r} for {refused.envelope.routing_key!r}" if refused else "messages"
+                self._refusal = PublishNacked(f"RabbitMQ refused {what}: a queue is full, or failed")
+        self._schedule_turn()
 
     def _on_return(self, routing_key: str, reply_text: str) -> None:
         self.returned += 1
@@ -201,6 +211,7 @@ class Publisher:
             with self._surfacing():
                 self._take_acks()
                 self._tell()
+                self._end_refused()
         self._changed.set()
 
     def _take_acks(self) -> None:
@@ -215,6 +226,11 @@ class Publisher:
         if safe is not None and safe != self._told:
             self._told = safe
             self._on_confirmed(safe)
+
+    def _end_refused(self) -> None:
+        """After a refusal, once everything is answered: end the channel, for the keeper to begin a new one."""
+        if self._refusal is not None and self._channel is not None and not self._inflight.unanswered:
+            self._channel.close(self._refusal)
 
     # The connection. Only `start` and, after it, the keeper get here.
 
@@ -265,6 +281,7 @@ class Publisher:
         """Begin on a new channel. Nothing is published between the count of the pending messages and their writing."""
         self._take_acks()
         self._inflight.restart()
+        self._refusal = None
         self._channel = channel
         pending = self._inflight.pending()
         for start in range(0, len(pending), WRITE_MESSAGES_MAX):

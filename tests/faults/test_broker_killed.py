@@ -1,78 +1,89 @@
-"""The broker is killed twice while four connections write; once under way, and once in the backlog that came of it."""
+"""The publisher while RabbitMQ is killed and started again."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from pathlib import Path
+from random import Random
 
-import pytest
+import pika
+import structlog
 
+from cdcbridge.backoff import Backoff
 from cdcbridge.broker.node import PrivateNode
-from tests.guarantees import all_hold, in_sequence, kept
-from tests.processes import Process, Processes
-from tests.recording import commits, deliveries, leftover, make_queue, recorded_writes
-from tests.workload import Workload
+from cdcbridge.broker.publisher import Publisher
+from cdcbridge.change import Change, Operation, Position
+from cdcbridge.encode import Encoder, Message
 
-DOCUMENTS = 20_000
-SEED = 20_260_711
-WINDOW = 4096
+COUNT = 10_000
+BATCH = 100
 
 
-def killed_twice(node: PrivateNode, daemon: Process, workload: Workload) -> None:
-    """While the writers write, the broker dies, comes back, dies in the backlog that has come of it, and comes back."""
-    workload.allow(14_000)
-    workload.wait_for(5_000)
-    node.kill()
-    daemon.event("broker_lost")
-    workload.wait_for(14_000)
-    node.start()
-    daemon.event("broker_connected", times=2)
-    workload.allow(DOCUMENTS)
-    node.kill()
-    workload.finish()
-    node.start()
-
-
-@pytest.mark.timeout(240)
-def test_nothing_is_lost_when_the_broker_is_killed_twice(
-    processes: Processes, killable_rabbitmq: PrivateNode, unique: Callable[[str], str], tmp_path: Path
+async def test_nothing_is_lost_when_rabbitmq_is_killed_twice(
+    killable_rabbitmq: PrivateNode, unique: Callable[[str], str]
 ) -> None:
-    node, data = killable_rabbitmq, tmp_path / "engine.db"
-    exchange = unique("exchange")
-    queues = [make_queue(node.url, exchange, unique(kind), kind) for kind in ("classic", "quorum")]
-    node.restart()  # what a quorum queue needs to survive a kill is written by a clean stop
-    daemon = published(processes, node, exchange, tmp_path)
-    port = str(daemon.event("engine_ready")["address"]).rpartition(":")[2]
-    daemon.event("bridge_ready")
-    workload = Workload(int(port), documents=DOCUMENTS, seed=SEED)
-    workload.start()
-    killed_twice(node, daemon, workload)
-
-    committed = commits(data)
-    histories = [deliveries(node.url, queue, committed[-1].position) for queue in queues]
-    assert daemon.stop() == 0
-    kept(workload.acknowledged, recorded_writes(data))
-    for queue, history in zip(queues, histories, strict=True):
-        restarts = daemon.events().count("broker_connected") - 1
-        all_hold(committed, history + leftover(node.url, queue), window=WINDOW, restarts=restarts)
-    in_sequence(daemon.events(), *STORY)
-
-
-STORY = (
-    "bridge_started",
-    "engine_ready",
-    "broker_connected",
-    "bridge_ready",
-    "broker_lost",
-    "broker_connected",
-    "broker_lost",
-    "broker_connected",
-    "shutdown_requested",
-    "shutdown_finished",
-)
-"""What a reader of the log can follow."""
+    exchange, queue = unique("exchange"), unique("queue")
+    declare(killable_rabbitmq.url, exchange, queue)
+    safe: list[Position] = []
+    publisher = Publisher(
+        url=killable_rabbitmq.url,
+        exchange=exchange,
+        durable=True,
+        window=1000,
+        window_bytes=64 * 1024 * 1024,
+        on_confirmed=safe.append,
+        backoff=Backoff(first_s=0.1, cap_s=0.5, rng=Random(1)),
+        log=structlog.get_logger(),
+        connection_name="test",
+    )
+    await publisher.start()
+    for start in range(1, COUNT, BATCH):
+        if start in (2001, 6001):
+            await asyncio.to_thread(crash, killable_rabbitmq)
+        await publisher.publish(messages(exchange, start, start + BATCH - 1), Position(str(start + BATCH - 1)))
+    assert await publisher.drained(60)
+    await publisher.close()
+    found = await asyncio.to_thread(stored, killable_rabbitmq.url, queue)
+    assert list(reversed(dict.fromkeys(reversed(found)))) == [f"test:{number}" for number in range(1, COUNT + 1)]
+    assert safe[-1] == str(COUNT)
+    assert publisher.reconnects >= 2
 
 
-def published(processes: Processes, node: PrivateNode, exchange: str, state: Path) -> Process:
-    places = ("--listen", "127.0.0.1:0", "--state", str(state))
-    return processes.cdcbridge("publish", "--amqp", node.url, "--exchange", exchange, *places)
+def crash(node: PrivateNode) -> None:
+    """Kill the node and start it again."""
+    node.kill()
+    node.start()
+
+
+def declare(url: str, exchange: str, queue: str) -> None:
+    """A durable exchange and a durable queue that gets everything."""
+    connection = pika.BlockingConnection(pika.URLParameters(url))
+    channel = connection.channel()
+    channel.exchange_declare(exchange, "topic", durable=True)
+    channel.queue_declare(queue, durable=True)
+    channel.queue_bind(queue, exchange, "#")
+    connection.close()
+
+
+def messages(exchange: str, first: int, last: int) -> list[Message]:
+    """The messages `first` to `last`."""
+    encoder = Encoder(bridge="test", source="embedded", exchange=exchange)
+    changes = (
+        Change("shop", "users", b"1", None, b'{"id":1,"n":%d}' % number, Position(str(number)), 1_700_000_000_000)
+        for number in range(first, last + 1)
+    )
+    return [encoder.message(change, Operation.CREATE, "users.create") for change in changes]
+
+
+def stored(url: str, queue: str) -> list[str]:
+    """The message ids in the queue, in order."""
+    connection = pika.BlockingConnection(pika.URLParameters(url))
+    channel = connection.channel()
+    waiting = channel.queue_declare(queue, passive=True).method.message_count
+    found: list[str] = []
+    for _, properties, _ in channel.consume(queue, auto_ack=True):
+        found.append(properties.message_id)
+        if len(found) == waiting:
+            break
+    connection.close()
+    return found

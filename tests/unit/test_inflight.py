@@ -75,6 +75,52 @@ def test_a_confirm_of_what_was_never_sent_is_an_error(tag: int) -> None:
         inflight.confirm(tag)
 
 
+def test_nothing_from_a_refused_message_on_is_safe() -> None:
+    inflight = window("a", "b", "c")
+    assert inflight.refuse(2) == 1
+    inflight.confirm(3)
+    inflight.confirm(1)
+    assert inflight.safe == "A"
+    assert inflight.pending() == ["b", "c"]
+
+
+@pytest.mark.parametrize("tag", [0, 3])
+def test_a_later_multiple_confirm_does_not_take_a_refusal_back(tag: int) -> None:
+    """It stands for those without an answer: RabbitMQ counts a refused message as answered."""
+    inflight = window("a", "b", "c")
+    inflight.refuse(2)
+    assert inflight.confirm(tag, multiple=True) == 1
+    assert inflight.safe == "A"
+    assert inflight.confirm(2) == 0
+
+
+def test_multiple_refuses_what_has_no_answer_yet() -> None:
+    inflight = window("a", "b", "c", "d")
+    inflight.confirm(2)
+    assert inflight.refuse(3, multiple=True) == 2
+    assert inflight.unanswered == 1
+
+
+def test_a_new_channel_forgets_the_refusals() -> None:
+    inflight = window("a", "b")
+    inflight.refuse(2, multiple=True)
+    inflight.restart()
+    assert inflight.unanswered == 2
+    assert inflight.confirm(2, multiple=True) == 2
+    assert inflight.safe == "B"
+
+
+def test_answered_is_what_is_confirmed_or_refused() -> None:
+    inflight = window("a", "b", "c", "d")
+    inflight.confirm(1)
+    inflight.confirm(3)
+    inflight.refuse(2)
+    assert inflight.unanswered == 1
+    inflight.confirm(4)
+    assert inflight.unanswered == 0
+    assert len(inflight) == 3
+
+
 def test_an_old_mark_does_not_confirm_a_new_message_in_the_same_place() -> None:
     inflight = window("a", "b", "c", max_count=3)
     inflight.confirm(2)
@@ -163,6 +209,7 @@ class Naive(RuleBasedStateMachine):
         self.sizes: list[int] = []
         self.positions: list[str] = []
         self.confirmed: list[bool] = []
+        self.refused: set[int] = set()
         self.channel_begins = 0
         self.early: str | None = None
 
@@ -189,19 +236,32 @@ class Naive(RuleBasedStateMachine):
         else:
             self.positions[-1] = f"batch{position}"
 
-    @precondition(lambda self: self.lowest() < len(self.sizes))
+    def answered_by(self, number: int, multiple: bool) -> set[int]:
+        """The messages without an answer that one for `number` speaks of."""
+        numbers = range(self.channel_begins if multiple else number, number + 1)
+        return {one for one in numbers if not self.confirmed[one] and one not in self.refused}
+
+    @precondition(lambda self: self.channel_begins < len(self.sizes))
     @rule(data=st.data(), multiple=st.booleans())
     def confirm(self, data: st.DataObject, multiple: bool) -> None:
         number = data.draw(st.integers(self.channel_begins, len(self.sizes) - 1))
         before = self.lowest()
-        released = self.inflight.confirm(number - self.channel_begins + 1, multiple)
-        for index in range(self.channel_begins if multiple else number, number + 1):
-            self.confirmed[index] = True
-        assert released == self.lowest() - before
+        for one in self.answered_by(number, multiple):
+            self.confirmed[one] = True
+        assert self.inflight.confirm(number - self.channel_begins + 1, multiple) == self.lowest() - before
+
+    @precondition(lambda self: self.channel_begins < len(self.sizes))
+    @rule(data=st.data(), multiple=st.booleans())
+    def refuse(self, data: st.DataObject, multiple: bool) -> None:
+        number = data.draw(st.integers(self.channel_begins, len(self.sizes) - 1))
+        refused = self.answered_by(number, multiple)
+        self.refused |= refused
+        assert self.inflight.refuse(number - self.channel_begins + 1, multiple) == len(refused)
 
     @rule()
     def new_channel(self) -> None:
         self.channel_begins = self.lowest()
+        self.refused.clear()
         self.confirmed[self.channel_begins :] = [False] * (len(self.sizes) - self.channel_begins)
         self.inflight.restart()
 
@@ -216,6 +276,11 @@ class Naive(RuleBasedStateMachine):
         assert len(self.inflight) == len(self.sizes) - self.lowest()
 
     @invariant()
+    def unanswered_is_what_the_broker_said_nothing_about(self) -> None:
+        waiting = [number for number, confirmed in enumerate(self.confirmed) if not confirmed]
+        assert self.inflight.unanswered == len(set(waiting) - self.refused)
+
+    @invariant()
     def the_limits_hold(self) -> None:
         held = self.sizes[self.lowest() :]
         assert self.inflight.size_bytes == sum(held)
@@ -225,6 +290,7 @@ class Naive(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Whatever happened, once all is confirmed the end is safe."""
         if hasattr(self, "inflight") and len(self.inflight):
+            self.new_channel()
             self.inflight.confirm(len(self.sizes) - self.channel_begins, multiple=True)
             assert self.inflight.safe == self.positions[-1]
             assert self.inflight.size_bytes == 0
