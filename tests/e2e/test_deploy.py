@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import configparser
 import json
-import os
 import re
 import shlex
 import shutil
@@ -19,7 +18,7 @@ import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 import yaml
@@ -27,58 +26,13 @@ import yaml
 from cdcbridge.config import load
 from cdcbridge.route import Router
 from tests.conftest import Broker
+from tests.processes import DEADLINE_S, Process, Processes
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "deploy" / "systemd" / "cdcbridge.service"
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 EXAMPLE = ROOT / "deploy" / "cdcbridge.toml"
 CDCBRIDGE = str(Path(sys.executable).with_name("cdcbridge"))
-DEADLINE_S = 60
-FAULTS = ("Traceback", "fault_caught")
-
-
-class Run:
-    """A process whose JSON log is read from stderr as it is written. Ends with the block, if it has not before."""
-
-    def __init__(self, command: list[str], environment: dict[str, str], stdout: Path | None = None) -> None:
-        self._stdout = (stdout or Path(os.devnull)).open("wb")
-        self.process = subprocess.Popen(
-            command, env=clean_environment() | environment, stdout=self._stdout, stderr=subprocess.PIPE, text=True
-        )
-        self.log = ""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.communicate()
-        self._stdout.close()
-
-    def event(self, name: str) -> dict[str, Any]:
-        """Read on until the event `name`; fail with the whole log when the process ends before."""
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.log += line
-            if line.startswith("{") and (entry := json.loads(line))["event"] == name:
-                return dict(entry)
-        pytest.fail(f"the process ended without {name}:\n{self.log}")
-
-    def stop(self) -> int:
-        """Ask it to end, as a service manager does."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.ended()
-
-    def ended(self) -> int:
-        """Wait for its end; what it logged is in `log`. No traceback is in there, whatever happened."""
-        self.log += self.process.communicate(timeout=DEADLINE_S)[1]
-        assert not any(fault in self.log for fault in FAULTS), self.log
-        return self.process.returncode
-
-
-def clean_environment() -> dict[str, str]:
-    foreign = ("CDCBRIDGE_", "AMQP_URL", "NOTIFY_SOCKET", "STATE_DIRECTORY", "RETHINKDB_")
-    return {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
 
 
 # --- systemd ---------------------------------------------------------------------------------------------------------
@@ -117,28 +71,28 @@ def heard(receiver: socket.socket, state: str) -> bool:
 
 
 def test_the_service_says_when_it_is_ready_and_when_it_stops(
-    exec_start: list[str], notify_socket: socket.socket, broker: Broker, tmp_path: Path
+    exec_start: list[str], notify_socket: socket.socket, broker: Broker, processes: Processes
 ) -> None:
     environment = {
         "NOTIFY_SOCKET": str(notify_socket.getsockname()),
         "CDCBRIDGE_RABBITMQ__URL": broker.url,
         "CDCBRIDGE_ENGINE__LISTEN": "127.0.0.1:0",
     }
-    with Run(exec_start, environment) as run:
-        run.event("bridge_ready")
-        assert heard(notify_socket, "READY=1")
-        run.process.send_signal(signal.SIGTERM)
-        assert heard(notify_socket, "STOPPING=1")
-        assert run.ended() == 0
+    run = processes.start(*exec_start, environment=environment)
+    run.event("bridge_ready")
+    assert heard(notify_socket, "READY=1")
+    run.send(signal.SIGTERM)
+    assert heard(notify_socket, "STOPPING=1")
+    assert run.ended() == 0
 
 
 def test_a_wrong_configuration_ends_the_service_with_the_status_that_is_not_restarted(
-    exec_start: list[str], tmp_path: Path
+    exec_start: list[str], tmp_path: Path, processes: Processes
 ) -> None:
     (tmp_path / "cdcbridge.toml").write_text("nmae = 'shop'\n")
-    with Run(exec_start, {}) as run:
-        assert str(run.ended()) == unit()["Service"]["RestartPreventExitStatus"]
-        assert "nmae" in run.log
+    run = processes.start(*exec_start)
+    assert str(run.ended()) == unit()["Service"]["RestartPreventExitStatus"]
+    assert "nmae" in run.stderr
 
 
 def test_the_service_has_time_to_finish_what_is_unconfirmed(tmp_path: Path) -> None:
@@ -250,41 +204,41 @@ def service_environment(service: dict[str, Any], url: str) -> dict[str, str]:
     return {name: url if name.endswith("URL") else str(value) for name, value in service["environment"].items()}
 
 
-def published(broker: Broker, state: Path) -> Run:
-    """The service `publisher`, on a free port of all interfaces."""
+def published(processes: Processes, broker: Broker, state: Path) -> tuple[Process, str]:
+    """The service `publisher`, ready, on a free port of all interfaces, and that port."""
     publisher = services()["publisher"]
     environment = service_environment(publisher, broker.url) | {"CDCBRIDGE_STATE": str(state)}
-    return Run(here(service_command(publisher), {"0.0.0.0:28015": "0.0.0.0:0"}), environment)
+    command = here(service_command(publisher), {"0.0.0.0:28015": "0.0.0.0:0"})
+    process = processes.start(*command, environment=environment)
+    process.event("bridge_ready")
+    return process, process.event("engine_ready")["address"].rpartition(":")[2]
 
 
-def test_the_services_of_the_compose_file_work_together(broker: Broker, tmp_path: Path) -> None:
+def test_the_services_of_the_compose_file_work_together(broker: Broker, tmp_path: Path, processes: Processes) -> None:
     writer, listener = services()["writer"], services()["listener"]
-    printed = tmp_path / "printed"
+    publishing, port = published(processes, broker, tmp_path / "state")
     listen = [*here(service_command(listener), {}), "--count", "5"]
-    with (
-        published(broker, tmp_path / "state") as publishing,
-        Run(listen, service_environment(listener, broker.url), stdout=printed) as listening,
-    ):
-        port = publishing.event("engine_ready")["address"].rpartition(":")[2]
-        publishing.event("bridge_ready")
-        listening.event("listener_ready")
-        write = here(service_command(writer), {"publisher": "127.0.0.1", "0.5": "0"})
-        write[1] = str(ROOT / write[1].lstrip("/"))
-        with Run([*write, "--port", port, "--count", "200"], service_environment(writer, "")) as writing:
-            assert writing.ended() == 0, writing.log
-        assert listening.ended() == 0
-        assert publishing.stop() == 0
-    assert printed.read_text().startswith("mytable got a change of type: create\n")
+    listening = processes.start(*listen, environment=service_environment(listener, broker.url))
+    listening.event("listener_ready")
+    places = {"/examples/change_generator.py": str(ROOT / "examples" / "change_generator.py")}
+    write = here(service_command(writer), places | {"publisher": "127.0.0.1", "0.5": "0"})
+    writing = processes.start(
+        *write, "--port", port, "--count", "200", environment=service_environment(writer, broker.url)
+    )
+    assert writing.ended() == 0
+    assert listening.ended() == 0
+    assert publishing.stop() == 0
+    assert listening.stdout.startswith("mytable got a change of type: create\n")
 
 
-def test_the_health_check_of_the_publisher_connects_to_its_port(broker: Broker, tmp_path: Path) -> None:
+def test_the_health_check_of_the_publisher_connects_to_its_port(
+    broker: Broker, tmp_path: Path, processes: Processes
+) -> None:
     kind, *check = services()["publisher"]["healthcheck"]["test"]
     assert kind == "CMD"
-    with published(broker, tmp_path / "state") as publishing:
-        port = publishing.event("engine_ready")["address"].rpartition(":")[2]
-        done = subprocess.run(here([word.replace("28015", port) for word in check], {}), check=False)
-        assert done.returncode == 0
-        assert publishing.stop() == 0
+    publishing, port = published(processes, broker, tmp_path / "state")
+    assert processes.start(*here([word.replace("28015", port) for word in check], {})).ended() == 0
+    assert publishing.stop() == 0
 
 
 def test_the_health_check_of_the_broker_passes_on_a_running_node(broker: Broker) -> None:
