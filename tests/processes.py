@@ -31,12 +31,13 @@ class Process:
 
     def __init__(self, command: list[str], environment: Mapping[str, str]) -> None:
         self.command = command
+        self.environment = {**clean_environment(), **environment}
         self._stdout: list[str] = []
         self._stderr: list[str] = []
         self._news = threading.Condition()
         self._process = subprocess.Popen(
             command,
-            env={**clean_environment(), **environment},
+            env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

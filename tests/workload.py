@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import pytest
 from rethinkdb import r
 from rethinkdb.errors import ReqlDriverError
 
@@ -22,6 +23,9 @@ TABLE = "orders"
 WRITERS = 4
 BATCHES = (1, 1, 1, 2, 5, 20)
 DEADLINE_S = 60.0
+
+survives_kills = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+"""For tests that kill the engine: the driver forgets the socket of a connection that was reset, without closing it."""
 
 Write = tuple[str, int | None]
 """A document's key, and the `rev` that it has afterwards; `None`: it is deleted."""

@@ -10,7 +10,7 @@ from tests.conftest import Broker
 from tests.guarantees import all_hold, in_sequence, kept, repeats
 from tests.processes import Process, Processes
 from tests.recording import commits, deliveries, leftover, make_queue, recorded_writes
-from tests.workload import Workload
+from tests.workload import Workload, survives_kills
 
 DOCUMENTS = 20_000
 KILLS = 10
@@ -29,6 +29,7 @@ def moments() -> list[int]:
     return sorted(random.Random(SEED).sample(range(1, DOCUMENTS), KILLS))
 
 
+@survives_kills
 def test_nothing_is_lost_when_the_daemon_is_killed_ten_times(
     processes: Processes, broker: Broker, tmp_path: Path
 ) -> None:

@@ -1,0 +1,89 @@
+"""`cdcbridge demo --once`: what it shows, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from pathlib import Path
+
+import pytest
+
+from cdcbridge.broker.node import free_port
+from tests.conftest import Broker, require_rabbitmq
+from tests.processes import Process, Processes
+
+RECEIVED = re.compile(r"listener +\| orders got a change of type: (\w+)$", re.MULTILINE)
+OPERATIONS = {"create", "update", "delete"}
+MARK = "MARK_OF_A_TEST"
+"""A variable that children inherit: they are found by its value, wherever they belong."""
+
+
+def demo(processes: Processes, folder: Path, *options: str, **environment: str) -> Process:
+    """The demo, once, with a temporary folder and a mark of its own."""
+    environment |= {MARK: uuid.uuid4().hex, "TMPDIR": str(folder)}
+    return processes.cdcbridge("demo", "--once", *options, environment=environment)
+
+
+def children(mark: str) -> list[int]:
+    """The processes that have `mark` in their environment."""
+    return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/environ") if mark.encode() in content(path)]
+
+
+def content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""  # it has ended meanwhile, or is another user's
+
+
+def assert_nothing_left(process: Process, folder: Path) -> None:
+    assert children(process.environment[MARK]) == []
+    assert list(folder.iterdir()) == []
+
+
+def test_it_shows_every_kind_of_change_with_a_private_broker(processes: Processes, tmp_path: Path) -> None:
+    require_rabbitmq()
+    process = demo(processes, tmp_path)
+    assert process.ended() == 0, process.stderr
+    assert set(RECEIVED.findall(process.stdout)) == OPERATIONS
+    assert "Traceback" not in process.stdout
+    assert_nothing_left(process, tmp_path)
+
+
+@pytest.mark.parametrize("given_as", ["option", "variable"])
+def test_it_uses_the_broker_that_is_given_and_leaves_nothing_in_it(
+    processes: Processes, broker: Broker, tmp_path: Path, given_as: str
+) -> None:
+    before = exchanges_and_queues(broker)
+    given = ("--amqp", broker.url) if given_as == "option" else ()
+    process = demo(processes, tmp_path, *given, AMQP_URL="" if given else broker.url)
+    assert process.ended() == 0, process.stderr
+    assert set(RECEIVED.findall(process.stdout)) == OPERATIONS
+    assert "private" not in process.stdout
+    assert "guest:guest" not in process.stdout + process.stderr
+    assert exchanges_and_queues(broker) == before
+    assert_nothing_left(process, tmp_path)
+
+
+def exchanges_and_queues(broker: Broker) -> str:
+    listed = [broker.node.ctl(command, "-p", broker.vhost, "name") for command in ("list_exchanges", "list_queues")]
+    return "".join(listed)
+
+
+def test_it_starts_a_private_broker_where_the_given_one_does_not_answer(processes: Processes, tmp_path: Path) -> None:
+    require_rabbitmq()
+    process = demo(processes, tmp_path, "--amqp", f"amqp://guest:guest@127.0.0.1:{free_port()}/")
+    assert process.ended() == 0, process.stderr
+    assert "no broker answers at amqp://guest:***@127.0.0.1" in process.stdout
+    assert set(RECEIVED.findall(process.stdout)) == OPERATIONS
+    assert_nothing_left(process, tmp_path)
+
+
+def test_it_stops_early_when_asked_to_and_leaves_nothing_behind(
+    processes: Processes, broker: Broker, tmp_path: Path
+) -> None:
+    process = demo(processes, tmp_path, "--amqp", broker.url)
+    process.wait_until(lambda: "bridge_ready" in process.stdout, "start its publisher")
+    process.stop()
+    assert "Traceback" not in process.stdout
+    assert_nothing_left(process, tmp_path)
