@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import pytest
+
 from cdcbridge.broker.node import free_port
 from tests.conftest import Broker
 from tests.guarantees import all_hold, in_sequence, kept, repeats
@@ -30,6 +32,7 @@ def moments() -> list[int]:
 
 
 @survives_kills
+@pytest.mark.timeout(240)
 def test_nothing_is_lost_when_the_daemon_is_killed_ten_times(
     processes: Processes, broker: Broker, tmp_path: Path
 ) -> None:
