@@ -127,9 +127,14 @@ class Engine:
         changes: dict[str, Any] = {}
         for name in ("db", "array_limit", "durability"):
             if name in options:
-                value = compile_query(options[name]).run(Env(Context(self.store, self._defaults), {}))
-                changes |= _setting(name, value)
+                changes |= _setting(name, self._option(name, options[name]))
         return replace(self._defaults, **changes) if changes else self._defaults
+
+    def _option(self, name: str, term: Any) -> Any:
+        compiled = compile_query(term)
+        if compiled.writes:
+            raise QueryError(ErrorType.QUERY_LOGIC, f"The global optional argument `{name}` cannot write.", ())
+        return compiled.run(Env(Context(self.store, self._defaults), {}))
 
     def read(self, plan: Plan) -> Answer:
         """Run a plan that does not write.

@@ -281,6 +281,8 @@ def encoded_key(value: Any, nested: bool = False) -> bytes:
         return b"\x20\x01" if value else b"\x20\x00"
     if kind is list:
         return b"\x10" + b"".join(encoded_key(item, nested=True) for item in value) + b"\x00"
+    if nested and isinstance(value, Bound):  # the end of a range of compound keys; it cannot be stored
+        return b"\x01" if value.sign < 0 else b"\xfe"
     return _pseudo_key(value, nested)
 
 

@@ -231,11 +231,12 @@ def insert(call: Call) -> Fn:
 
 
 def _inserted(env: Env, value: Any) -> Iterator[Any]:
-    """The documents to insert: those of a sequence, or the one object."""
+    """The documents to insert: those of a sequence, or the one object. All are read before the first is written."""
     value = value.doc if type(value) is Row else value
     if type(value) is dict:
         return iter((value,))
-    return iter(sequence(env, value).collected())
+    documents = sequence(env, value)
+    return iter(documents.collected() if documents.array else list(documents.finite()))
 
 
 Resolve = Callable[[Table, Any, Any, Any], Any]
