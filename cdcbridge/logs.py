@@ -23,6 +23,7 @@ EVENTS: dict[str, str] = {
     "bridge_started": "The publisher runs and begins to connect.",
     "bridge_ready": "Source and broker are connected; changes flow.",
     "engine_ready": "The built-in engine takes connections at this address.",
+    "client_refused": "A client of the built-in engine was turned away: a wrong password, or not its protocol.",
     "source_connected": "The database answers, and the stream goes on from this position.",
     "source_lost": "The database went away; we try again.",
     "snapshot_started": "The documents that are there already are being read.",
@@ -108,7 +109,11 @@ class Lines:
 
 
 class _StdlibHandler(logging.Handler):
-    """Turns what libraries log into the event `fault_caught`, with the traceback only where it helps a report."""
+    """Turns what libraries log into the event `fault_caught`, with the traceback only where it helps a report.
+
+    Our engine is such a library, too. A record of it that is no fault has an attribute `event`, one of `EVENTS`, and
+    `fields`.
+    """
 
     def __init__(self, log: FilteringBoundLogger, tracebacks: bool) -> None:
         super().__init__(logging.WARNING)
@@ -117,13 +122,19 @@ class _StdlibHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Log `record` as one event."""
+        report = self._log.error if record.levelno >= logging.ERROR else self._log.warning
+        if (event := getattr(record, "event", None)) in EVENTS:
+            report(event, **getattr(record, "fields", {}))
+        else:
+            report("fault_caught", **self._fault(record))
+
+    def _fault(self, record: logging.LogRecord) -> dict[str, Any]:
         fields: dict[str, Any] = {"logger": record.name, "detail": _first_line(record.getMessage())}
         if record.exc_info and record.exc_info[1] is not None:
             fields["error"] = _brief(record.exc_info[1])
             if self._tracebacks or record.name.startswith(_OURS):
                 fields["exc_info"] = record.exc_info
-        report = self._log.error if record.levelno >= logging.ERROR else self._log.warning
-        report("fault_caught", **fields)
+        return fields
 
 
 def _take_over_stdlib(log: FilteringBoundLogger, tracebacks: bool) -> None:

@@ -412,7 +412,8 @@ class _Client(asyncio.Protocol):
 
     def _refuse(self, refused: Refused) -> None:
         """Say why, and wait for the client to close: closing first could take the reason from it."""
-        _LOG.warning("client refused: %s", refused.reason, extra={"peer": self._peer()})
+        fields = {"peer": self._peer(), "reason": refused.reason}
+        _LOG.warning("client refused: %s", refused.reason, extra={"event": "client_refused", "fields": fields})
         self._over = True
         self._transport.write(refused.data)
         self._transport.write_eof()

@@ -126,6 +126,15 @@ def test_what_asyncio_reports_is_one_line_without_a_traceback() -> None:
     assert "exception" not in entry
 
 
+def test_what_the_engine_reports_by_an_events_name_is_that_event() -> None:
+    out = io.StringIO()
+    configure(stream=out)
+    extra = {"event": "client_refused", "fields": {"peer": "127.0.0.1:9", "reason": "Wrong password"}}
+    logging.getLogger("cdcbridge.engine").warning("client refused: Wrong password", extra=extra)
+    (entry,) = lines(out)
+    assert (entry["event"], entry["level"], entry["peer"]) == ("client_refused", "warning", "127.0.0.1:9")
+
+
 def test_a_fault_of_our_own_keeps_its_traceback_in_one_field() -> None:
     out = io.StringIO()
     configure(stream=out)
