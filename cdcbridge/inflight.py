@@ -7,7 +7,7 @@ out once, whatever the order of the confirms: the cost of a confirm does not dep
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Generic, TypeVar
 
 from cdcbridge.change import Position
@@ -79,20 +79,32 @@ class InFlight(Generic[M]):
                 return count
         return places
 
+    @property
+    def spacious(self) -> bool:
+        """Whether an eighth of the window is free, by count and by bytes: enough to be worth a write."""
+        free_count = self._max_count - len(self)
+        free_bytes = self._max_bytes - self._bytes
+        return 8 * free_count >= self._max_count and 8 * free_bytes >= self._max_bytes
+
     def add(self, item: M, size_bytes: int, position: Position) -> None:
-        """Put a message in, as the newest. Ask `fitting` first: the limit of bytes is not checked here.
+        """Put one message in, see `extend`."""
+        self.extend((item,), (size_bytes,), (position,))
+
+    def extend(self, items: Sequence[M], sizes: Iterable[int], positions: Iterable[Position]) -> None:
+        """Put messages in, as the newest. Ask `fitting` first: the limit of bytes is not checked here.
 
         Raises:
-            OverflowError: the window is full.
+            OverflowError: there are not enough places; nothing was put in.
         """
-        if self._next - self._oldest >= self._max_count:
-            raise OverflowError(f"the window is full with {self._max_count} messages")
-        place = self._next % self._max_count
-        self._items[place] = item
-        self._sizes[place] = size_bytes
-        self._positions[place] = position
-        self._bytes += size_bytes
-        self._next += 1
+        if len(self) + len(items) > self._max_count:
+            raise OverflowError(f"the window has no room for {len(items)} more than its {len(self)} messages")
+        for sequence, (item, size, position) in enumerate(zip(items, sizes, positions, strict=False), self._next):
+            place = sequence % self._max_count
+            self._items[place] = item
+            self._sizes[place] = size
+            self._positions[place] = position
+            self._bytes += size
+        self._next += len(items)
 
     def attach(self, position: Position) -> None:
         """Everything up to `position` has been added: it is safe together with the newest message.

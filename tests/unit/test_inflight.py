@@ -166,7 +166,7 @@ def test_a_new_channel_gets_everything_from_the_lowest_unconfirmed_on() -> None:
 def test_a_full_window_has_no_room() -> None:
     inflight = window("a", "b", max_count=2)
     assert inflight.fitting([1, 1]) == 0
-    with pytest.raises(OverflowError, match="2 messages"):
+    with pytest.raises(OverflowError, match="1 more than its 2 messages"):
         inflight.add("c", 1, Position("C"))
     inflight.confirm(1)
     assert inflight.fitting([1, 1]) == 1
@@ -185,6 +185,16 @@ def test_a_message_larger_than_the_budget_goes_alone() -> None:
     assert inflight.fitting([1]) == 0
     inflight.confirm(1)
     assert inflight.size_bytes == 0
+
+
+def test_a_window_is_spacious_with_an_eighth_of_both_limits_free() -> None:
+    assert window(*"abcdefg", max_count=8, max_bytes=80).spacious
+    assert not window(*"abcdefgh", max_count=8, max_bytes=1000).spacious
+    assert not window("a", max_count=8, max_bytes=11).spacious
+
+
+def test_an_empty_window_is_spacious_however_small() -> None:
+    assert window(max_count=1, max_bytes=1).spacious
 
 
 def test_a_message_is_found_by_its_tag_while_it_is_in_the_window() -> None:
