@@ -20,7 +20,7 @@ from cdcbridge.change import Batch, Position
 from cdcbridge.checkpoint import CheckpointStore
 from cdcbridge.classify import classify
 from cdcbridge.encode import Encoder, Message
-from cdcbridge.errors import SourceUnavailable
+from cdcbridge.errors import PositionLost, SourceUnavailable
 from cdcbridge.route import Router
 from cdcbridge.sources.base import Source
 
@@ -74,6 +74,7 @@ class Bridge:
             StateError: the state folder cannot be written.
         """
         self._checkpoints.save(self._name, self._source.identity, position)
+        self._log.debug("checkpoint_saved", position=position)
         self.confirmed = position
         self._confirmations.set()
         self._progress.report(position)
@@ -95,6 +96,9 @@ class Bridge:
         while True:
             try:
                 await self._stream()
+            except PositionLost as problem:
+                self._log.error("position_lost", position=problem.position, reason=problem.reason)
+                raise
             except SourceUnavailable as problem:
                 self._log.warning("source_lost", reason=str(problem))
                 await asyncio.sleep(self._backoff.next())

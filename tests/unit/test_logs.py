@@ -162,11 +162,21 @@ def test_a_reader_that_went_away_does_not_stop_the_program() -> None:
     configure(stream=Closed()).info("bridge_ready")
 
 
-def test_only_events_of_the_list_are_logged() -> None:
+def _sources() -> Iterator[Path]:
     project = Path(cdcbridge.__file__).parents[1]
-    roots = [project / "cdcbridge", project / "listeners"]
-    used = {event for root in roots for path in root.rglob("*.py") for event in _events(path)}
+    for package in ("cdcbridge", "listeners"):
+        yield from (project / package).rglob("*.py")
+
+
+def test_only_events_of_the_list_are_logged() -> None:
+    used = {event for path in _sources() for event in _events(path)}
     assert used <= set(EVENTS), f"not in logs.EVENTS: {sorted(used - set(EVENTS))}"
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_every_event_of_the_list_is_named_where_it_is_logged(event: str) -> None:
+    code = "".join(path.read_text() for path in _sources())
+    assert code.count(f'"{event}"') > 1
 
 
 def _events(path: Path) -> Iterator[str]:
