@@ -90,9 +90,9 @@ def _begins_with_values(env: Env, watched: Watched, wish: _Wish) -> bool:
 def _watched(value: Any) -> Watched:
     if type(value) is Row:
         return Watched(value.table, key=value.key, is_point=True)
-    if type(value) is not Stream:
+    if type(value) not in (Stream, list):
         raise QueryError(ErrorType.QUERY_LOGIC, f"Cannot call `changes` on {_with_article(kind_of(value))}.")
-    if type(value.source) is not Rows:
+    if type(value) is list or type(value.source) is not Rows:
         raise QueryError(ErrorType.QUERY_LOGIC, "Cannot call `changes` on an eager stream.")
     rows = value.source
     return Watched(rows.table, rows.low, rows.high, transform=_transform(value))
