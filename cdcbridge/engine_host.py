@@ -63,7 +63,8 @@ async def _listen(server: Server, address: Address) -> None:
     try:
         await server.start(*address)
     except OSError as problem:
-        reason = problem.strerror or str(problem)
+        # asyncio puts the address in front of the system's reason; ours names it already.
+        reason = (problem.strerror or str(problem)).rpartition(": ")[2]
         remedy = "stop what listens there, or choose another address with --listen (port 0 picks a free one)"
         raise InUse("engine.listen", f"cannot listen on {address}: {reason}", remedy) from problem
 

@@ -45,10 +45,11 @@ class ExchangeMismatch(ConfigError):
     """The exchange exists, and `property` differs from what the configuration asks for."""
 
     def __init__(self, exchange: str, property: str, wanted: str, found: str) -> None:
+        remedy = "choose another name, or delete the exchange"
         super().__init__(
             "rabbitmq.exchange",
             f"exchange {exchange!r} already exists with {property} = {found}, and {property} = {wanted} was asked for",
-            f"ask for {property} = {found}, choose another name, or delete the exchange",
+            f"ask for {property} = {found}, {remedy}" if property == "durable" else remedy,
         )
         self.exchange = exchange
         self.property = property
