@@ -10,7 +10,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -64,11 +64,13 @@ class Checkpoints:
             StateError: it cannot be read or written, or is something else.
         """
         path = folder / FILE
-        with _translated(path):
+        with _translated(path), ExitStack() as undo:
             connection = sqlite3.connect(path, isolation_level=None)
+            undo.callback(connection.close)
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute(_SCHEMA)
+            undo.pop_all()
         return cls(path, connection)
 
     def load(self, bridge: str, identity: str) -> Position | None:
@@ -127,8 +129,7 @@ class StateFolder:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as problem:
-            remedy = "choose a folder that can be written with --state"
-            raise ConfigError("state", f"cannot use {path}: {problem.strerror}", remedy) from problem
+            raise _unusable(path, problem) from problem
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as problem:
@@ -140,6 +141,12 @@ class StateFolder:
     def close(self) -> None:
         """Let others have it."""
         os.close(self._lock)
+
+
+def _unusable(path: Path, problem: OSError) -> ConfigError:
+    # mkdir says of a file in its way that it exists, which is not what is wrong with it.
+    reason = "Not a directory" if isinstance(problem, FileExistsError) else problem.strerror
+    return ConfigError("state", f"cannot use {path}: {reason}", "choose a folder that can be written with --state")
 
 
 def _in_use(path: Path, lock: int) -> InUse:

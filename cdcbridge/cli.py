@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -21,22 +22,57 @@ if TYPE_CHECKING:
 
     from cdcbridge.settings import Config
 
-FAILED: Final = 1
-MISCONFIGURED: Final = 2
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class Failure(click.ClickException):
+    """One line on stderr, and exit status 1."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the line."""
+        click.echo(f"cdcbridge: {self.message}", file=file, err=True)
+
+
+class Mistake(Failure):
+    """Wrong usage or configuration: exit status 2."""
+
+    exit_code = 2
+
+
 class Commands(click.Group):
-    """Runs a command, and tells an operator of its failure in one line."""
+    """Runs a command, and tells an operator of a mistake or a failure in one line."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """See `click.Group.make_context`."""
+        with _told_in_one_line():
+            return super().make_context(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         """See `click.Group.invoke`."""
-        try:
+        with _told_in_one_line():
             return super().invoke(ctx)
-        except BridgeError as problem:
-            click.echo(f"cdcbridge: {' '.join(str(problem).split())}", err=True)
-            ctx.exit(MISCONFIGURED if isinstance(problem, ConfigError) else FAILED)
+
+
+@contextmanager
+def _told_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as problem:
+        raise Mistake(str(problem)) from problem
+    except BridgeError as problem:
+        raise Failure(str(problem)) from problem
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as problem:
+        raise Mistake(_usage_problem(problem)) from problem
+
+
+def _usage_problem(problem: click.UsageError) -> str:
+    command = problem.ctx.command_path if problem.ctx else "cdcbridge"
+    return f"{problem.format_message().rstrip('.')}; see '{command} --help'"
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

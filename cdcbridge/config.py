@@ -190,15 +190,23 @@ def _with_files_read(layer: Layer) -> Layer:
 def _read_secret(key: str, value: object) -> str:
     if not isinstance(value, str | Path) or not str(value):
         raise ConfigError(key, f"{_shown(key, value)} must be a path")
-    path = Path(value).expanduser()
     try:
-        secret = path.read_text(encoding="utf-8").strip("\r\n")
-    except (OSError, ValueError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "not UTF-8 text"
-        raise ConfigError(key, f"cannot read {path}: {reason}", "give the path of a readable file") from exc
+        secret = Path(value).expanduser().read_text(encoding="utf-8").strip("\r\n")
+    except (OSError, ValueError, RuntimeError) as exc:
+        raise ConfigError(key, f"cannot read {value}: {_reason(exc)}", "give the path of a readable file") from exc
     if not secret:
-        raise ConfigError(key, f"{path} is empty", "write the secret into it")
+        raise ConfigError(key, f"{value} is empty", "write the secret into it")
     return secret
+
+
+def _reason(problem: Exception) -> str:
+    match problem:
+        case OSError():
+            return problem.strerror or str(problem)
+        case UnicodeDecodeError():
+            return "not UTF-8 text"
+        case _:
+            return str(problem)
 
 
 def _merged(layers: Sequence[Layer], environ: Mapping[str, str]) -> dict[str, object]:

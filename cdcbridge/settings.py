@@ -87,7 +87,7 @@ _URL_REMEDY = f"{_URL_EXAMPLE}; in a name or password write / ? # @ : as %2F %3F
 
 def _source(value: str) -> str:
     if not re.match(r"[a-z][a-z0-9+.-]*:", value):
-        raise Refused("must be a URL", "for example embedded: or rethinkdb://host:28015/database")
+        raise Refused("must be a URL", "for example embedded: or embedded:/srv/shop.db")
     return value
 
 
