@@ -136,6 +136,7 @@ class Store:
 
     def _open(self) -> None:
         self._sync_lock = threading.Lock()
+        self._copied_bytes = 0
         self._touched: set[int] = set()
         self._touched_lock = threading.Lock()
         self._writer = self._connect()
@@ -261,8 +262,17 @@ class Store:
 
     @property
     def wants_checkpoint(self) -> bool:
-        """The write-ahead log has grown long enough to be copied into the file."""
-        return os.fstat(self._log).st_size > LOG_BYTES_TO_CHECKPOINT
+        """The write-ahead log has grown enough since the last time to be copied into the file.
+
+        Not more often: a log can start over only while nobody is copying it.
+        """
+        size = self._log_bytes()
+        if size < self._copied_bytes:
+            self._copied_bytes = 0  # it has started over
+        return size - self._copied_bytes > LOG_BYTES_TO_CHECKPOINT
+
+    def _log_bytes(self) -> int:
+        return os.fstat(self._log).st_size
 
     def checkpoint(self) -> None:
         """Copy the write-ahead log into the file, without stopping writers. For a thread that may wait for the disk.
@@ -270,12 +280,14 @@ class Store:
         Raises:
             FileUnusable: the disk refused.
         """
+        size = self._log_bytes()
         with self._translated():
             self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        self._copied_bytes = size
 
     def _restart_log_if_long(self) -> None:
         """Writers that never pause keep the log from starting over; make room for it between two of them."""
-        if os.fstat(self._log).st_size > LOG_BYTES_TO_RESTART:
+        if self._log_bytes() > LOG_BYTES_TO_RESTART:
             self._writer.execute("PRAGMA busy_timeout=0")
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             self._writer.execute("PRAGMA busy_timeout=10000")
