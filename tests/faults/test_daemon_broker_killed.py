@@ -1,4 +1,4 @@
-"""The broker is killed twice while four connections write; once under way, and once in the backlog that came of it."""
+"""The broker is killed while four connections write: under way, in the backlog that comes of it, with the daemon."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from cdcbridge.broker.node import PrivateNode
+from cdcbridge.broker.node import PrivateNode, free_port
 from tests.guarantees import all_hold, in_sequence, kept
 from tests.processes import Process, Processes
 from tests.recording import commits, deliveries, leftover, make_queue, recorded_writes
-from tests.workload import Workload
+from tests.workload import Workload, survives_kills
 
 DOCUMENTS = 20_000
+DOCUMENTS_OF_BOTH = 8_000
 SEED = 20_260_711
 WINDOW = 4096
 
@@ -55,10 +56,10 @@ def test_nothing_is_lost_when_the_broker_is_killed_twice(
     exchange = unique("exchange")
     queues = [make_queue(node.url, exchange, unique(kind), kind) for kind in ("classic", "quorum")]
     node.restart()  # what a quorum queue needs to survive a kill is written by a clean stop
-    daemon = published(processes, node, exchange, tmp_path)
-    port = str(daemon.event("engine_ready")["address"]).rpartition(":")[2]
+    port = free_port()
+    daemon = published(processes, node, exchange, tmp_path, port)
     daemon.event("bridge_ready")
-    workload = Workload(int(port), documents=DOCUMENTS, seed=SEED)
+    workload = Workload(port, documents=DOCUMENTS, seed=SEED)
     workload.start()
     killed_twice(node, daemon, workload)
 
@@ -72,6 +73,34 @@ def test_nothing_is_lost_when_the_broker_is_killed_twice(
     in_sequence(daemon.events(), *STORY)
 
 
-def published(processes: Processes, node: PrivateNode, exchange: str, state: Path) -> Process:
-    places = ("--listen", "127.0.0.1:0", "--state", str(state))
+@survives_kills
+@pytest.mark.timeout(240)
+def test_nothing_is_lost_when_daemon_and_broker_are_killed_together(
+    processes: Processes, killable_rabbitmq: PrivateNode, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    node, data, exchange, port = killable_rabbitmq, tmp_path / "engine.db", unique("exchange"), free_port()
+    queue = make_queue(node.url, exchange, unique("classic"))
+    workload = Workload(port, documents=DOCUMENTS_OF_BOTH, seed=SEED)
+    daemon = published(processes, node, exchange, tmp_path, port)
+    daemon.event("engine_ready")
+    workload.start()
+    workload.wait_for(DOCUMENTS_OF_BOTH // 2)
+    node.kill()
+    daemon.kill()
+    daemon = published(processes, node, exchange, tmp_path, port)
+    daemon.event("broker_lost")
+    workload.engine_started()
+    workload.finish()
+    node.start()
+
+    committed = commits(data)
+    delivered = deliveries(node.url, queue, committed[-1].position)
+    assert daemon.stop() == 0
+    kept(workload.acknowledged, recorded_writes(data))
+    all_hold(committed, delivered + leftover(node.url, queue), window=WINDOW, restarts=1)
+    in_sequence(daemon.events(), "bridge_started", "engine_ready", "broker_lost", "broker_connected", "bridge_ready")
+
+
+def published(processes: Processes, node: PrivateNode, exchange: str, state: Path, port: int) -> Process:
+    places = ("--listen", f"127.0.0.1:{port}", "--state", str(state))
     return processes.cdcbridge("publish", "--amqp", node.url, "--exchange", exchange, *places)
