@@ -391,11 +391,12 @@ class TestWriteAheadLog:
             first = [cursor.next()["id"] for _ in range(10)]
             for number in range(300):
                 t.insert({"id": 1000 + number, "pad": "x" * 4000}).run(conn)
-            log_bytes = os.path.getsize(f"{data_file}-wal")
-            assert log_bytes < 400_000 < 300 * 4000
-            assert [feed.next(wait=WAIT_S)["seq"] for _ in range(300)] == list(range(1001, 1301))
-            assert first + [row["id"] for row in cursor] == list(range(1300))
-        assert self.replayed(data_file) == 1300
+            conn._instance._socket._shared._background.submit(int).result(WAIT_S)  # nobody is copying the log any more
+            t.insert({"id": 1300}).run(conn)
+            assert os.path.getsize(f"{data_file}-wal") < 200_000 + 50_000 < 300 * 4000
+            assert [feed.next(wait=WAIT_S)["seq"] for _ in range(301)] == list(range(1001, 1302))
+            assert first + [row["id"] for row in cursor] == list(range(1301))
+        assert self.replayed(data_file) == 1301
 
     def test_it_is_copied_once_for_each_stretch_that_it_grows(
         self, store: Store, table: Table, monkeypatch: pytest.MonkeyPatch
