@@ -30,7 +30,7 @@ from cdcbridge.settings import Config
 from cdcbridge.sources.base import Source
 
 RETRY_FIRST_S = 0.2
-RETRY_CAP_S = 30.0
+RETRY_CAP_S = 5.0
 
 
 class Failure:
