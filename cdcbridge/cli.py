@@ -5,7 +5,6 @@ Everything heavy is imported inside the commands, so that help and wrong usage a
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -199,6 +198,8 @@ def listen(
     **parameters: Any,
 ) -> None:
     """Print the changes whose routing keys match a PATTERN: words and dots, * for one word, # for any number."""
+    import asyncio
+
     from cdcbridge.logs import wants_color
     from listeners.worker import ListenSettings
     from listeners.worker import listen as run
@@ -225,6 +226,8 @@ def listen(
 @_options(_engine, _config_file, _logging)
 def check(config_file: Path | None, **parameters: Any) -> None:
     """Try what `publish` would use, and say what is wrong and how to mend it."""
+    import asyncio
+
     from cdcbridge import check as checks
 
     settings, _ = _loaded(config_file, parameters)

@@ -109,7 +109,8 @@ def _env_layer(environ: Mapping[str, str]) -> Layer:
         if not name.startswith(ENV_PREFIX) or name == f"{ENV_PREFIX}CONFIG":
             continue
         if name not in known:
-            raise ConfigError(name, "unknown variable", f"the nearest known one is {_nearest(name, list(known))}")
+            nearest = variable(_nearest(_key_meant(name), list(known.values())))
+            raise ConfigError(name, "unknown variable", f"the nearest known one is {nearest}")
         if value:
             values[known[name]] = value
     return Layer(values, {key: f"in {variable(key)}" for key in values})
@@ -163,15 +164,21 @@ def _flattened(
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
-    return max(known, key=lambda other: max(_likeness(name, other), _likeness(_last(name), _last(other))))
+    return max(
+        known, key=lambda other: max(_likeness(name.lower(), other), _likeness(_last(name.lower()), _last(other)))
+    )
 
 
 def _likeness(one: str, other: str) -> float:
-    return SequenceMatcher(None, one.lower(), other.lower()).ratio()
+    return SequenceMatcher(None, one, other).ratio()
 
 
-def _last(name: str) -> str:
-    return re.split(r"\.|__", name)[-1]
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _key_meant(variable: str) -> str:
+    return variable.removeprefix(ENV_PREFIX).replace(ENV_NESTING, ".").lower()
 
 
 def _with_files_read(layer: Layer) -> Layer:
