@@ -12,6 +12,7 @@ from cdcbridge.engine.reql.runtime import (
     LOWEST_KEY,
     Env,
     Items,
+    NotData,
     Row,
     Rows,
     Stream,
@@ -24,10 +25,11 @@ from cdcbridge.engine.reql.runtime import (
 from cdcbridge.engine.values import Bound, encoded_key, loads
 
 
-class DatabaseName(str):
+class DatabaseName(str, NotData):
     """What `r.db` gives; looked up when something is done with it."""
 
     __slots__ = ()
+    kind = "DATABASE"
 
 
 @term("DB", 1)

@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, Final, Literal, Protocol
+from typing import Any, ClassVar, Final, Literal, Protocol
 
 from cdcbridge.engine.catalog import DEFAULT_DATABASE, Catalog, Table, selected
 from cdcbridge.engine.errors import ErrorType, QueryError
 from cdcbridge.engine.store import Store, Transaction
-from cdcbridge.engine.values import ARRAY_LIMIT, PSEUDO_TYPE, dumps, loads, storage_key, type_name
+from cdcbridge.engine.values import ARRAY_LIMIT, PSEUDO_TYPE, Bound, dumps, loads, storage_key, type_name
 
 ROWS_PER_PAGE: Final = 256
 LOWEST_KEY: Final = b""
@@ -325,13 +325,16 @@ def array_limit_exceeded(limit: int) -> QueryError:
 def datum(value: Any) -> Any:
     """The plain value: a row's document, a sequence's elements as an array, anything else as it is."""
     kind = type(value)
+    if kind in _DATA:
+        return value
     if kind is Row:
         return value.doc
     if kind is Stream:
         return value.collected()
-    if kind in _NOT_DATA:
-        raise QueryError(ErrorType.QUERY_LOGIC, f"Expected type DATUM but found {kind_of(value)}:\n{value}")
-    return value
+    raise QueryError(ErrorType.QUERY_LOGIC, f"Expected type DATUM but found {kind_of(value)}.")
+
+
+_DATA: Final = frozenset({type(None), bool, int, float, str, list, dict, Bound})
 
 
 def sequence(env: Env, value: Any) -> Stream:
@@ -355,12 +358,16 @@ def kind_of(value: Any) -> str:
         return f"SELECTION<{shape}>" if value.table else shape
     if type(value) is Row:
         return "SELECTION<OBJECT>"
-    if type(value) in _NOT_DATA:
-        return _NOT_DATA[type(value)]
+    if isinstance(value, NotData):
+        return value.kind
     return "FUNCTION" if callable(value) else type_name(value)
 
 
-_NOT_DATA: dict[type, str] = {Table: "TABLE", type(datum): "FUNCTION"}
+class NotData:
+    """Something that a term gives to the term around it, and that is no value; `kind` is the name of its type."""
+
+    __slots__ = ()
+    kind: ClassVar[str]
 
 
 def wrong_type(wanted: str, value: Any, text: str = "Expected type {wanted} but found {found}.") -> QueryError:

@@ -22,6 +22,7 @@ from cdcbridge.engine.reql.runtime import (
     FlattenStep,
     Items,
     MapStep,
+    NotData,
     Rows,
     SliceStep,
     Stream,
@@ -208,9 +209,10 @@ def is_empty(call: Call) -> Fn:
 
 
 @dataclass(frozen=True)
-class Direction:
+class Direction(NotData):
     """What `r.asc` and `r.desc` give: a key, and which way."""
 
+    kind = "ORDERING"
     key: Any
     down: bool
 
