@@ -11,7 +11,7 @@ from cdcbridge import logs, sources
 from cdcbridge.broker.connection import Connection, redacted
 from cdcbridge.broker.topology import declare_exchange
 from cdcbridge.checkpoint import Checkpoints, StateFolder
-from cdcbridge.errors import BridgeError, ConfigError
+from cdcbridge.errors import BridgeError, BrokerUnavailable, ConfigError
 from cdcbridge.settings import Config
 
 Trial = Callable[[Config], Awaitable[str]]
@@ -42,12 +42,21 @@ async def _source(config: Config) -> str:
 
 async def _broker(config: Config) -> str:
     url, exchange = config.rabbitmq.url.get_secret_value(), config.rabbitmq.exchange
-    connection = await Connection.open(url, connection_name="cdcbridge check", heartbeat_s=0, on_blocked=_ignored)
+    connection = await _connected(url)
     try:
         await declare_exchange(connection, exchange.name, exchange.durable)
     finally:
         await connection.close()
     return f"rabbitmq: {redacted(url)} answers, and the exchange {exchange.name!r} is there"
+
+
+async def _connected(url: str) -> Connection:
+    try:
+        return await Connection.open(url, connection_name="cdcbridge check", heartbeat_s=0, on_blocked=_ignored)
+    except BrokerUnavailable as problem:  # publish would wait for it; here somebody wants to know what to do
+        raise BrokerUnavailable(
+            f"rabbitmq.url: {problem}; start RabbitMQ there, or name another with --amqp"
+        ) from problem
 
 
 def _ignored(_: object) -> None:
