@@ -281,8 +281,11 @@ class Daemon:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             moment = self._clock.moment()
-            fields = json.loads(line)
-            self._log.put(Logged(fields.pop("event"), fields, moment))
+            if line.startswith("{"):
+                fields = json.loads(line)
+                self._log.put(Logged(fields.pop("event"), fields, moment))
+            else:
+                sys.stderr.write(line)
         self._log.put(None)
 
     def __enter__(self) -> Self:
