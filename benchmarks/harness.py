@@ -26,9 +26,11 @@ from pika.adapters.blocking_connection import BlockingChannel
 from rethinkdb import r
 
 from cdcbridge.broker.node import PrivateNode
+from cdcbridge.change import Position
 from cdcbridge.checkpoint import Checkpoints
 from cdcbridge.engine import local
 from cdcbridge.engine.core import Engine
+from cdcbridge.sources.embedded import parsed
 
 EXCHANGE: Final = "cdcbridge"
 BRIDGE: Final = "cdcbridge"
@@ -265,7 +267,7 @@ class Daemon:
         """
         until_s = time.monotonic() + DEADLINE_S
         with contextlib.closing(Checkpoints.open(self._state)) as checkpoints:
-            while int(checkpoints.load(BRIDGE, identity) or 0) < seq:
+            while _seq(checkpoints.load(BRIDGE, identity)) < seq:
                 if time.monotonic() > until_s or self._process.poll() is not None:
                     raise TimeoutError(f"the daemon has not come to {seq}")
                 time.sleep(POLL_S)
@@ -299,3 +301,8 @@ class Daemon:
         self._process.wait()
         self._reader.join()
         shutil.rmtree(self._state, ignore_errors=True)
+
+
+def _seq(position: Position | None) -> int:
+    """The number of the journal's entry that a position is behind; 0 for none."""
+    return 0 if position is None else parsed(position)[0]

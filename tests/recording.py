@@ -12,6 +12,7 @@ from typing import Any
 import pika
 
 from cdcbridge.engine import journal
+from cdcbridge.sources.embedded import position_of
 from tests.guarantees import Commit, Delivery
 from tests.workload import Write
 
@@ -67,8 +68,10 @@ def _delivery(method: Any, properties: Any, body: bytes) -> Delivery:
 def commits(data: Path) -> list[Commit]:
     """All of the journal, as messages have to show it. The engine may run meanwhile."""
     return [
-        Commit(str(seq), key.decode(), b'{"old_val":%b,"new_val":%b}' % (old or b"null", new or b"null"))
-        for seq, _, _, key, old, new in _entries(data)
+        Commit(
+            position_of(row), row[3].decode(), b'{"old_val":%b,"new_val":%b}' % (row[4] or b"null", row[5] or b"null")
+        )
+        for row in _entries(data)
     ]
 
 

@@ -1,7 +1,11 @@
 """The built-in engine as a source: the journal, read from where the last stream stopped.
 
-A position is a sequence number of the journal. The journal is in this process, so nothing is sent and nothing can be
-lost on the way: the stream reads on whenever something has become durable.
+A position is a journal entry's sequence number and its commit time in ms, `17-1795245370081`. The number says where to
+read on; the time tells this history from another one with the same numbers, which is what an older copy of the data
+file becomes when it is written to. So the position of one change is never that of another.
+
+The journal is in this process, so nothing is sent and nothing can be lost on the way: the stream reads on whenever
+something has become durable.
 """
 
 from __future__ import annotations
@@ -23,6 +27,8 @@ from cdcbridge.errors import PositionLost
 from cdcbridge.settings import Config
 
 CHANGES_PER_BATCH: Final = 512
+
+_OLDER_COPY = "the data file is an older copy, or has been one"
 
 
 @asynccontextmanager
@@ -72,7 +78,9 @@ class EmbeddedSource:
             rows = journal.read(self._store.reader(), seq, self._store.durable_seq, CHANGES_PER_BATCH)
             if rows:
                 seq = rows[-1][0]
-                yield Batch([change for row in rows if (change := self._change(row)) is not None], Position(str(seq)))
+                yield Batch(
+                    [change for row in rows if (change := self._change(row)) is not None], position_of(rows[-1])
+                )
             else:
                 await self._news.wait()
 
@@ -80,22 +88,26 @@ class EmbeddedSource:
         """The sequence number to read on behind.
 
         Raises:
-            PositionLost: the journal does not reach from there to now.
+            PositionLost: the journal does not reach from there to now, or had another entry there.
         """
-        oldest, _ = journal.ends(self._store.reader())
-        seq = oldest - 1 if after is None else int(after)
+        reader = self._store.reader()
+        oldest, _ = journal.ends(reader)
+        if after is None:
+            return oldest - 1
+        seq, time_ms = parsed(after)
         if seq < oldest - 1:
-            raise PositionLost(str(after), "the journal no longer goes back so far", str(oldest))
+            raise PositionLost(after, "the journal no longer goes back so far", str(oldest))
         if seq > self._store.durable_seq:
-            reason = f"the journal ends at {self._store.durable_seq}: the data file is an older copy"
-            raise PositionLost(str(after), reason, str(oldest))
+            raise PositionLost(after, f"the journal ends at {self._store.durable_seq}: {_OLDER_COPY}", str(oldest))
+        if seq >= oldest and journal.read(reader, seq - 1, seq, 1)[0][2] != time_ms:
+            raise PositionLost(after, f"the journal has another change there: {_OLDER_COPY}", str(oldest))
         return seq
 
     def _change(self, row: journal.Row) -> Change | None:
-        seq, number, time_ms, key, old_val, new_val = row
+        _, number, time_ms, key, old_val, new_val = row
         if (names := self._named(number)) is None:
             return None
-        return Change(*names, key, old_val, new_val, Position(str(seq)), time_ms)
+        return Change(*names, key, old_val, new_val, position_of(row), time_ms)
 
     def _named(self, number: int) -> tuple[str, str] | None:
         """Database and table of an entry; None if nobody asked for that table."""
@@ -113,3 +125,20 @@ class EmbeddedSource:
         """See `Source.close`."""
         self._closed = True
         self._news.set()
+
+
+def position_of(row: journal.Row) -> Position:
+    """The position of a journal entry."""
+    return Position(f"{row[0]}-{row[2]}")
+
+
+def parsed(position: Position) -> tuple[int, int]:
+    """Sequence number and time in ms.
+
+    Raises:
+        PositionLost: it is not a position of this kind of source.
+    """
+    seq, _, time_ms = position.partition("-")
+    if not (seq.isdecimal() and time_ms.isdecimal()):
+        raise PositionLost(position, "it is not a position in a journal")
+    return int(seq), int(time_ms)

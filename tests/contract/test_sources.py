@@ -133,8 +133,8 @@ async def test_a_stream_waits_for_what_is_still_to_come(subject: Subject) -> Non
 async def test_a_position_that_is_not_part_of_the_history_is_lost(subject: Subject) -> None:
     subject.commit(1)
     with pytest.raises(PositionLost) as lost:
-        await take(subject.source, 1, Position("999999"))
-    assert lost.value.position == "999999"
+        await take(subject.source, 1, Position("999999-1"))
+    assert lost.value.position == "999999-1"
 
 
 async def test_a_closed_source_ends_its_stream(subject: Subject) -> None:
