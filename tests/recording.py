@@ -11,6 +11,7 @@ from typing import Any
 
 import pika
 
+from cdcbridge import encode
 from cdcbridge.engine import journal
 from cdcbridge.sources.embedded import position_of
 from tests.guarantees import Commit, Delivery
@@ -67,12 +68,7 @@ def _delivery(method: Any, properties: Any, body: bytes) -> Delivery:
 
 def commits(data: Path) -> list[Commit]:
     """All of the journal, as messages have to show it. The engine may run meanwhile."""
-    return [
-        Commit(
-            position_of(row), row[3].decode(), b'{"old_val":%b,"new_val":%b}' % (row[4] or b"null", row[5] or b"null")
-        )
-        for row in _entries(data)
-    ]
+    return [Commit(position_of(row), row[3].decode(), encode.body(row[4], row[5])) for row in _entries(data)]
 
 
 def recorded_writes(data: Path) -> set[Write]:

@@ -78,13 +78,18 @@ def written(port: int, *ids: int) -> None:
         assert r.table("orders").insert([{"id": id} for id in ids]).run(connection)["inserted"] == len(ids)
 
 
-async def sent_unconfirmed(daemon: Process, proxy: Proxy, broker: Broker, port: int) -> int:
+def newest(state: Path) -> str:
+    """The position of the last commit."""
+    return commits(state / "engine.db")[-1].position
+
+
+async def sent_unconfirmed(daemon: Process, proxy: Proxy, broker: Broker, state: Path, port: int) -> int:
     """Write documents whose messages reach the queue, and whose confirms do not come back; how many reached it."""
     queue = make_queue(broker.url, "cdcbridge", "everything")
     await asyncio.to_thread(daemon.event, "bridge_ready")
     proxy.stall(to_server=False)
     await asyncio.to_thread(written, port, *range(UNCONFIRMED))
-    return len(await asyncio.to_thread(deliveries, broker.url, queue, str(UNCONFIRMED)))
+    return len(await asyncio.to_thread(deliveries, broker.url, queue, newest(state)))
 
 
 async def after_restart(processes: Processes, broker: Broker, state: Path, port: int) -> int:
@@ -92,7 +97,7 @@ async def after_restart(processes: Processes, broker: Broker, state: Path, port:
     daemon = published(processes, broker.url, state, port)
     await asyncio.to_thread(daemon.event, "bridge_ready")
     await asyncio.to_thread(written, port, UNCONFIRMED)
-    found = await asyncio.to_thread(deliveries, broker.url, "everything", str(UNCONFIRMED + 1))
+    found = await asyncio.to_thread(deliveries, broker.url, "everything", newest(state))
     assert await asyncio.to_thread(daemon.stop) == 0
     return len(found)
 
@@ -102,7 +107,7 @@ async def test_what_is_confirmed_within_the_grace_time_is_not_sent_again(
 ) -> None:
     port = free_port()
     daemon = published(processes, through(proxy, broker), tmp_path, port, "--grace", "60")
-    assert await sent_unconfirmed(daemon, proxy, broker, port) == UNCONFIRMED
+    assert await sent_unconfirmed(daemon, proxy, broker, tmp_path, port) == UNCONFIRMED
     daemon.send(signal.SIGTERM)
     await asyncio.to_thread(daemon.event, "shutdown_requested")
     proxy.resume()
@@ -116,7 +121,7 @@ async def test_what_is_not_confirmed_within_the_grace_time_is_sent_again(
 ) -> None:
     port = free_port()
     daemon = published(processes, through(proxy, broker), tmp_path, port, "--grace", "0.1")
-    assert await sent_unconfirmed(daemon, proxy, broker, port) == UNCONFIRMED
+    assert await sent_unconfirmed(daemon, proxy, broker, tmp_path, port) == UNCONFIRMED
     daemon.send(signal.SIGTERM)
     assert await asyncio.to_thread(daemon.ended) == 0
     assert daemon.event("shutdown_finished")["drained"] is False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from rethinkdb import r
 from rethinkdb.ast import ReQLEncoder
 
 from cdcbridge.change import Change, Position
-from cdcbridge.engine import store
 from cdcbridge.engine.core import Engine
 from cdcbridge.errors import PositionLost
 from cdcbridge.sources.embedded import EmbeddedSource
@@ -38,7 +38,7 @@ async def newest(engine: Engine, count: int, after: Position | None = None, tabl
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The commit time in ms, for the test to set."""
     now_ms = [1_700_000_000_000]
-    monkeypatch.setattr(store.time, "time_ns", lambda: now_ms[0] * 1_000_000)
+    monkeypatch.setattr(time, "time_ns", lambda: now_ms[0] * 1_000_000)
     return now_ms
 
 
