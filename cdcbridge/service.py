@@ -19,7 +19,6 @@ from cdcbridge.backoff import Backoff
 from cdcbridge.bridge import Bridge
 from cdcbridge.broker.connection import redacted
 from cdcbridge.broker.publisher import Publisher
-from cdcbridge.change import Position
 from cdcbridge.checkpoint import Checkpoints, StateFolder
 from cdcbridge.daemon import Stop, notify
 from cdcbridge.encode import Encoder
@@ -78,7 +77,8 @@ def _assembled(
         durable=exchange.durable,
         window=config.publish.window,
         window_bytes=config.publish.window_bytes,
-        on_confirmed=lambda position: _save(bridge, position, failed),
+        on_confirmed=lambda position: bridge.on_confirmed(position),
+        on_failed=lambda error: failed(error) if isinstance(error, BridgeError) else None,
         backoff=_backoff(),
         log=log,
         connection_name=f"cdcbridge {config.name}",
@@ -99,15 +99,6 @@ def _assembled(
 
 def _backoff() -> Backoff:
     return Backoff(RETRY_FIRST_S, RETRY_CAP_S, random.Random())
-
-
-def _save(bridge: Bridge, position: Position, failed: Failure) -> None:
-    """Save a position; a state folder that refuses ends the daemon also while there is nothing to publish."""
-    try:
-        bridge.on_confirmed(position)
-    except BridgeError as problem:
-        failed(problem)
-        raise
 
 
 def _announce(config: Config, bridge: Bridge, log: FilteringBoundLogger) -> None:

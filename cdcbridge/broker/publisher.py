@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -20,7 +21,7 @@ from cdcbridge.broker.connection import ACCESS_REFUSED, Channel, ChannelRefused,
 from cdcbridge.broker.topology import PRECONDITION_FAILED, declare_exchange
 from cdcbridge.change import Position
 from cdcbridge.encode import Message
-from cdcbridge.errors import BridgeError, BrokerUnavailable, ConfigError, PublishNacked, TransientError
+from cdcbridge.errors import BridgeError, BrokerUnavailable, ConfigError, EncodeError, PublishNacked, TransientError
 from cdcbridge.inflight import InFlight
 
 WRITE_MESSAGES_MAX = 256
@@ -59,11 +60,13 @@ class Publisher:
         log: FilteringBoundLogger,
         connection_name: str,
         heartbeat_s: int = 60,
+        on_failed: Callable[[Exception], None] | None = None,
     ) -> None:
         """`durable`: how the exchange is to be; `None` takes it as it is, see `topology`. Nothing connects yet.
 
         `on_confirmed` is called from the event loop, at most once a turn, with the newest safe position, before the
-        room of the messages behind it is given to new ones.
+        room of the messages behind it is given to new ones. `on_failed` gets what ends the publisher, once: that can
+        happen while nobody publishes.
         """
         self.published = 0
         self.confirmed = 0
@@ -76,6 +79,7 @@ class Publisher:
         self._connection_name = connection_name
         self._heartbeat_s = heartbeat_s
         self._on_confirmed = on_confirmed
+        self._on_failed = on_failed
         self._backoff = backoff
         self._log = log
         self._inflight: InFlight[Message] = InFlight(max_count=window, max_bytes=window_bytes)
@@ -136,6 +140,7 @@ class Publisher:
 
     async def close(self) -> None:
         """Close the connection. What is unconfirmed stays so; `on_confirmed` is not called any more."""
+        self._on_failed = None  # an end that was asked for is no failure
         self._fail(BrokerUnavailable("the publisher is closed"))
         if self._keeper is not None:
             self._keeper.cancel()
@@ -245,8 +250,17 @@ class Publisher:
         with self._surfacing():
             while True:
                 await asyncio.wait({channel.lost})
-                channel = await self._reconnect(channel.lost.result(), retried=(TransientError, ConfigError))
+                reason = channel.lost.result()
+                self._check_sizes(reason)
+                channel = await self._reconnect(reason, retried=(TransientError, ConfigError))
                 self.reconnects += 1
+
+    def _check_sizes(self, reason: BridgeError) -> None:
+        """Raises an EncodeError if RabbitMQ closed the channel over a message that it would refuse again for ever."""
+        size = oversize(reason.text) if isinstance(reason, ChannelRefused) else None
+        for message in self._inflight.pending() if size else ():
+            if len(message.body) == size:
+                raise too_large(message)
 
     async def _reconnect(
         self, reason: BridgeError, *, retried: type[BridgeError] | tuple[type[BridgeError], ...]
@@ -339,7 +353,26 @@ class Publisher:
         """The first failure ends the publisher; those who wait wake up."""
         if self._failure is None:
             self._failure = error
+            if self._on_failed is not None:
+                self._on_failed(error)
         self._changed.set()
+
+
+_OVERSIZE = re.compile(r"message size (\d+) is larger than")
+
+
+def oversize(text: str) -> int | None:
+    """The size in bytes that RabbitMQ's refusal of a message is about; None for another refusal."""
+    found = _OVERSIZE.search(text)
+    return int(found[1]) if found else None
+
+
+def too_large(message: Message) -> EncodeError:
+    """What to tell of a message that is larger than the broker takes."""
+    return EncodeError(
+        f"message {message.message_id!r} for {message.envelope.routing_key!r} has a body of {len(message.body)} bytes, "
+        "more than RabbitMQ takes; raise max_message_size in its configuration, and start again"
+    )
 
 
 def size_bytes(message: Message) -> int:

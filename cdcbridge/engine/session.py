@@ -229,9 +229,8 @@ class Session:
         """Give out the next elements of a cursor, if somebody waits for them and they can be had."""
         if query.serving:
             return
-        query.serving = (
-            True  # whoever is called back from here does not start over: a long queue is a loop, no recursion
-        )
+        # Whoever is called back from here does not start over: a long queue is a loop, no recursion.
+        query.serving = True
         while query.ready and not self._held and self._serve_once(query):
             pass
         query.serving = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import time
@@ -87,4 +88,20 @@ async def test_a_reader_that_lags_behind_a_drop_still_knows_the_tables_name(tmp_
     write(engine, r.table("t").insert({"id": 1}))
     change = await newest(engine, 2)
     assert (change.table, change.old_val, change.new_val) == ("t", None, b'{"id":1}')
+    engine.close()
+
+
+async def test_a_change_is_not_streamed_before_it_is_durable(tmp_path: Path) -> None:
+    engine = Engine.open(tmp_path / "shop.db")
+    write(engine, r.table_create("t"))
+    source = EmbeddedSource(engine)
+    engine.write([engine.compile(json.loads(ReQLEncoder().encode(r.table("t").insert({"id": 1}))), {})])
+    source.woken()
+    first = asyncio.ensure_future(anext(aiter(source.stream(None))))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not first.done()
+    engine.sync()
+    source.woken()
+    assert [change.key for change in (await first).changes] == [b"1"]
     engine.close()

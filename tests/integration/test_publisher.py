@@ -571,3 +571,26 @@ async def test_a_connection_that_breaks_during_the_login_is_not_taken_for_a_wron
     one = bridge(through(proxy, broker))
     await one.publisher.start()
     assert one.recorded.of("broker_lost")[0]["log_level"] == "warning"
+
+
+@pytest.fixture
+def small_messages_only(broker: Broker) -> Iterator[int]:
+    """RabbitMQ takes no message of more bytes than this, while the test runs."""
+    set_limit = "application:set_env(rabbit, max_message_size, {0}), persistent_term:put(max_message_size, {0})."
+    broker.node.ctl("eval", set_limit.format(100_000))
+    yield 100_000
+    broker.node.ctl("eval", set_limit.format(134_217_728))
+
+
+async def test_a_message_that_the_broker_never_takes_ends_the_publisher_by_name(
+    broker: Broker, bridge: Opened, small_messages_only: int
+) -> None:
+    failures: list[Exception] = []
+    one = bridge(on_failed=failures.append)
+    await one.publisher.start()
+    large = message(2, size=small_messages_only)
+    await one.publisher.publish([message(1), large], Position("2"))
+    with pytest.raises(EncodeError, match=r"test:2.*max_message_size"):
+        await one.publisher.drained(60)
+    assert [type(failure) for failure in failures] == [EncodeError]
+    assert "2" not in one.safe
