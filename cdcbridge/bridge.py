@@ -16,11 +16,11 @@ from typing import Final, Protocol
 from structlog.typing import FilteringBoundLogger
 
 from cdcbridge.backoff import Backoff
-from cdcbridge.change import Batch, Position
+from cdcbridge.change import Batch, Change, Position
 from cdcbridge.checkpoint import CheckpointStore
 from cdcbridge.classify import classify
 from cdcbridge.encode import Encoder, Message
-from cdcbridge.errors import PositionLost, SourceUnavailable
+from cdcbridge.errors import ChangeError, PositionLost, SourceUnavailable
 from cdcbridge.route import Router
 from cdcbridge.sources.base import Source
 
@@ -106,18 +106,27 @@ class Bridge:
     async def _stream(self) -> None:
         self._log.info("source_connected", source=self._source.name, position=self._sent)
         async for batch in self._source.stream(self._sent):
-            await self._publisher.publish(self._messages(batch), batch.position)
+            await self._publish(batch)
             self._sent = batch.position
             self._backoff.reset()
 
-    def _messages(self, batch: Batch) -> list[Message]:
-        """The batch as messages: classified, routed, encoded."""
+    async def _publish(self, batch: Batch) -> None:
+        """Publish a batch. What stands before a change that cannot become a message is published before that raises."""
+        messages: list[Message] = []
+        try:
+            self._extend(messages, batch.changes)
+        except ChangeError:
+            if messages:
+                await self._publisher.publish(messages, messages[-1].position)
+            raise
+        await self._publisher.publish(messages, batch.position)
+
+    def _extend(self, messages: list[Message], changes: list[Change]) -> None:
+        """Append the changes as messages: classified, routed, encoded."""
         route, encode = self._router.routing_key, self._encoder.message
-        messages = []
-        for change in batch.changes:
+        for change in changes:
             operation = classify(change)
             messages.append(encode(change, operation, route(change, operation)))
-        return messages
 
     async def _acknowledge(self) -> None:
         """Tell the source how far it is safe, the newest position only."""

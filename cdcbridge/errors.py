@@ -11,7 +11,7 @@
     ├── StreamError        this source stops
     │   ├── PositionLost       its history is gone, or is another database's
     │   └── ProtocolError      bytes that make no sense, and where
-    ├── ChangeError        this one change is set aside and the stream goes on
+    ├── ChangeError        this one change cannot be handled, and the stream stops with it
     │   ├── EncodeError
     │   └── DecodeError
     └── StateError         the disk refuses: a state folder or a data file cannot be read or written
@@ -58,7 +58,11 @@ class ExchangeMismatch(ConfigError):
 
 
 class InUse(ConfigError):
-    """What the setting names belongs to another process."""
+    """What the setting names belongs to another process, whose id is `owner` where it is known."""
+
+    def __init__(self, setting: str, problem: str, remedy: str = "", owner: int | None = None) -> None:
+        super().__init__(setting, problem, remedy)
+        self.owner = owner
 
 
 class TransientError(BridgeError):
@@ -84,6 +88,8 @@ class StreamError(BridgeError):
 class PositionLost(StreamError):
     """The history behind `position` is gone: `oldest` is where it begins now, `None` if that is unknown."""
 
+    _REMEDY = "bring the data back that has it, or publish everything from the beginning with another --name"
+
     def __init__(self, position: str, reason: str, oldest: str | None = None) -> None:
         super().__init__(position, reason, oldest)
         self.position = position
@@ -92,7 +98,7 @@ class PositionLost(StreamError):
 
     def __str__(self) -> str:
         known = f" (the oldest known position is {self.oldest})" if self.oldest is not None else ""
-        return f"cannot go on from position {self.position}: {self.reason}{known}"
+        return f"cannot go on from position {self.position}: {self.reason}{known}; {self._REMEDY}"
 
 
 class ProtocolError(StreamError):
@@ -108,7 +114,10 @@ class ProtocolError(StreamError):
 
 
 class ChangeError(BridgeError):
-    """One change or one message that cannot be handled; the stream goes on without it."""
+    """One change or one message that cannot be handled. The stream stops with it, so that none is skipped.
+
+    Setting such a change aside, for the stream to go on, is still to come.
+    """
 
 
 class EncodeError(ChangeError):

@@ -52,8 +52,9 @@ class Router:
         size = len(key.encode())
         if size > MAX_BYTES:
             raise EncodeError(
-                f"the routing key for table {change.database}.{change.table} has {size} bytes, "
-                f"and RabbitMQ takes {MAX_BYTES}"
+                f"the change at position {change.position}, in table {change.database}.{change.table}, cannot be sent: "
+                f"its routing key has {size} bytes, and RabbitMQ takes {MAX_BYTES}; shorten the template "
+                f"{_SETTING}, or leave the table out by naming the others with --table"
             )
         return key
 
@@ -115,7 +116,7 @@ def _field(field: str, source: str) -> Part:
         case "operation":
             return lambda change, operation: operation.value
         case "schema":
-            raise ConfigError(_SETTING, f"the source {source!r} has no {{schema}}", "leave it out of the template")
+            raise ConfigError(_SETTING, "only SQL sources have a {schema}", "leave it out of the template")
         case _:
             known = ", ".join(f"{{{name}}}" for name in FIELDS)
             raise ConfigError(_SETTING, f"there is no field {{{field}}}", f"the fields are {known}")

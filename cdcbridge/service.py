@@ -23,7 +23,7 @@ from cdcbridge.checkpoint import Checkpoints, StateFolder
 from cdcbridge.daemon import Stop, notify
 from cdcbridge.encode import Encoder
 from cdcbridge.engine_host import hosted_engine
-from cdcbridge.errors import BridgeError
+from cdcbridge.errors import BridgeError, ChangeError, StreamError
 from cdcbridge.route import Router
 from cdcbridge.settings import Config
 from cdcbridge.sources.base import Source
@@ -50,17 +50,18 @@ async def run_publisher(config: Config, stop: Stop, log: FilteringBoundLogger) -
         ConfigError: the configuration, or what it names, has to be mended first.
         BridgeError: it cannot go on.
     """
-    log.info("bridge_started", name=config.name, source=config.source.partition(":")[0], state=str(config.state))
     failed = Failure()
+    opening = sources.opened(config, log, failed)  # before the first line: refuses the URL of a source that is none
+    log.info("bridge_started", name=config.name, source=config.source.partition(":")[0], state=str(config.state))
     async with AsyncExitStack() as stack:
         stack.enter_context(closing(StateFolder.open(config.state)))
         checkpoints = stack.enter_context(closing(Checkpoints.open(config.state)))
-        source = await stack.enter_async_context(sources.opened(config, log, failed))
+        source = await stack.enter_async_context(opening)
         bridge, publisher = _assembled(config, source, checkpoints, failed, log)
         stack.push_async_callback(publisher.close)
         if await _ran(publisher.start(), stop, failed):
             _announce(config, bridge, log)
-            await _ran(bridge.run(), stop, failed)
+            await _carried(bridge, stop, failed, config.grace_s)
         log.info("shutdown_requested", grace_s=config.grace_s)
         notify("STOPPING=1")
         drained = await bridge.drain(config.grace_s)
@@ -95,6 +96,15 @@ def _assembled(
         log=log,
     )
     return bridge, publisher
+
+
+async def _carried(bridge: Bridge, stop: Stop, failed: Failure, grace_s: float) -> None:
+    """Run the bridge until `stop`. Where the source or one change ends it, what was sent before is saved first."""
+    try:
+        await _ran(bridge.run(), stop, failed)
+    except (StreamError, ChangeError):
+        await bridge.drain(grace_s)
+        raise
 
 
 def _backoff() -> Backoff:

@@ -37,6 +37,7 @@ CREATE UNIQUE INDEX tbl_name ON tbl (db, name) WHERE dropped = 0;
 """
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
+_NAME_LENGTH_MAX = 200
 
 
 @dataclass(frozen=True)
@@ -236,4 +237,7 @@ def check_name(kind: str, name: str) -> None:
     """Raises a QueryError unless `name` may name a database or a table."""
     if not _NAME.fullmatch(name):
         message = f"{kind} name `{name}` invalid (Use A-Z, a-z, 0-9, _ and - only)."
+        raise QueryError(ErrorType.QUERY_LOGIC, message)
+    if len(name) > _NAME_LENGTH_MAX:
+        message = f"{kind} name `{name[:20]}...` too long ({len(name)} characters; at most {_NAME_LENGTH_MAX})."
         raise QueryError(ErrorType.QUERY_LOGIC, message)

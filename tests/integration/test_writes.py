@@ -626,9 +626,11 @@ class TestAdministration:
             (r.table_create(""), "Table name `` invalid (Use A-Z, a-z, 0-9, _ and - only)."),
             (r.table("é"), "Table name `é` invalid (Use A-Z, a-z, 0-9, _ and - only)."),
             (r.table("t\n"), "Table name `t\n` invalid (Use A-Z, a-z, 0-9, _ and - only)."),
+            (r.table_create("t" * 201), f"Table name `{'t' * 20}...` too long (201 characters; at most 200)."),
+            (r.db_create("d" * 201), f"Database name `{'d' * 20}...` too long (201 characters; at most 200)."),
         ],
     )
-    def test_names_are_of_plain_letters(self, conn: LocalConnection, query: Any, message: str) -> None:
+    def test_names_are_short_and_of_plain_letters(self, conn: LocalConnection, query: Any, message: str) -> None:
         with pytest.raises(ReqlQueryLogicError) as caught:
             query.run(conn)
         assert caught.value.message == message

@@ -13,7 +13,7 @@ from cdcbridge.backoff import Backoff
 from cdcbridge.bridge import Bridge
 from cdcbridge.change import Batch, Position
 from cdcbridge.encode import Encoder
-from cdcbridge.errors import ConfigError, PositionLost
+from cdcbridge.errors import ConfigError, EncodeError, PositionLost
 from cdcbridge.route import Router
 from cdcbridge.testing import MemoryCheckpoints, MemorySink, MemorySource
 from tests.changes import a_change
@@ -106,6 +106,18 @@ async def test_a_position_moves_on_past_changes_that_nobody_asked_for() -> None:
     async with rig.running():
         await rig.sink.until(Position("7"))
     assert rig.sink.messages == []
+
+
+async def test_what_stands_before_a_change_that_cannot_be_sent_is_published_and_nothing_behind_it() -> None:
+    class OneBatch(MemorySource):
+        async def stream(self, after: Position | None) -> AsyncIterator[Batch]:
+            yield Batch([a_change(1), a_change(2, table="x" * 256), a_change(3)], Position("3"))
+
+    rig = Rig(OneBatch())
+    with pytest.raises(EncodeError, match="position 2"):
+        await rig.bridge.run()
+    assert [message.position for message in rig.sink.messages] == ["1"]
+    assert rig.sink.positions == ["1"]
 
 
 async def test_a_lost_position_is_logged_and_ends_the_bridge() -> None:

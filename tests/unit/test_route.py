@@ -98,7 +98,7 @@ def test_doubled_braces_are_braces() -> None:
         ("{table:>20}", "formats 'table'"),
         ("{table", "is malformed"),
         ("table}", "is malformed"),
-        ("{schema}.{table}", "the source 'embedded' has no {schema}"),
+        ("{schema}.{table}", "only SQL sources have a {schema}"),
     ],
 )
 def test_a_bad_template_is_refused_when_the_router_is_made(template: str, problem: str) -> None:
@@ -118,5 +118,10 @@ def test_a_key_of_255_bytes_is_taken() -> None:
 
 
 def test_a_longer_key_is_refused_by_its_bytes_not_its_characters() -> None:
-    with pytest.raises(EncodeError, match=r"table test\.ä+ has 256 bytes"):
+    with pytest.raises(EncodeError, match=r"table test\.ä+, .* has 256 bytes"):
         key("{table}", table="ä" * 128)
+
+
+def test_a_refused_change_is_named_with_a_remedy() -> None:
+    with pytest.raises(EncodeError, match=r"position 1, .*publish\.routing_key, .*--table"):
+        key("{table}", table="x" * 256)
