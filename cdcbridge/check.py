@@ -11,7 +11,7 @@ from cdcbridge import logs, sources
 from cdcbridge.broker.connection import Connection, redacted
 from cdcbridge.broker.topology import declare_exchange
 from cdcbridge.checkpoint import Checkpoints, StateFolder
-from cdcbridge.errors import BridgeError, BrokerUnavailable, ConfigError
+from cdcbridge.errors import BridgeError, BrokerUnavailable, ConfigError, InUse
 from cdcbridge.settings import Config
 
 Trial = Callable[[Config], Awaitable[str]]
@@ -20,24 +20,53 @@ Trial = Callable[[Config], Awaitable[str]]
 
 async def run(config: Config) -> int:
     """Try everything, a line for each thing. Returns the exit status: that of the worst failure."""
-    status = 0
-    for trial in (_state, _source, _broker):
+    findings = Findings()
+    for label, trial in (("state", _state), ("source", _source), ("rabbitmq", _broker)):
+        await findings.add(label, trial(config))
+    return findings.status
+
+
+class Findings:
+    """Prints a line for each trial, and keeps the exit status. The state folder is tried first.
+
+    Who has the state folder is taken for a publisher that runs already, which then has the data file, too: no failure.
+    A data file in the hands of somebody else is one.
+    """
+
+    def __init__(self) -> None:
+        self.status = 0
+        self._publisher: int | None = None
+
+    async def add(self, label: str, trial: Awaitable[str]) -> None:
+        """Wait for a trial, and say how it ended."""
         try:
-            click.echo(f"ok      {await trial(config)}")
+            _say("ok", label, await trial)
         except BridgeError as problem:
-            click.echo(f"FAILED  {problem}")
-            status = max(status, 2 if isinstance(problem, ConfigError) else 1)
-    return status
+            if isinstance(problem, InUse) and self._is_publisher(label, problem.owner):
+                _say("in use", label, f"{problem.problem} (a running publisher?)")
+            else:
+                _say("FAILED", label, str(problem))
+                self.status = max(self.status, 2 if isinstance(problem, ConfigError) else 1)
+
+    def _is_publisher(self, label: str, owner: int | None) -> bool:
+        if label == "state":
+            self._publisher = owner
+        return owner is not None and owner == self._publisher
+
+
+def _say(verdict: str, label: str, text: str) -> None:
+    """One line. The setting that a text begins with is not said twice."""
+    click.echo(f"{verdict:<6}  {label}: {text.removeprefix(f'{label}: ')}")
 
 
 async def _state(config: Config) -> str:
     with closing(StateFolder.open(config.state)), closing(Checkpoints.open(config.state)):
-        return f"state: {config.state} can be written, and nobody else uses it"
+        return f"{config.state} can be written, and nobody else uses it"
 
 
 async def _source(config: Config) -> str:
     async with sources.opened(config, logs.configure("error"), _ignored) as source:
-        return f"source: {source.identity}"
+        return source.identity
 
 
 async def _broker(config: Config) -> str:
@@ -47,7 +76,7 @@ async def _broker(config: Config) -> str:
         await declare_exchange(connection, exchange.name, exchange.durable)
     finally:
         await connection.close()
-    return f"rabbitmq: {redacted(url)} answers, and the exchange {exchange.name!r} is there"
+    return f"{redacted(url)} answers, and the exchange {exchange.name!r} is there"
 
 
 async def _connected(url: str) -> Connection:

@@ -37,7 +37,7 @@ class CheckpointStore(Protocol):
         """The position saved last; None before the first.
 
         Raises:
-            ConfigError: it was saved for another history. Going on would repeat message ids for other changes.
+            ConfigError: it was saved for another history, in which it means nothing.
             StateError: it cannot be read.
         """
 
@@ -98,7 +98,7 @@ def check_identity(bridge: str, identity: str, saved_identity: str, position: st
         raise ConfigError(
             "state",
             f"position {position} of bridge {bridge!r} was saved for {saved_identity}, and the source is {identity}",
-            "bring the old data back, or choose another --name or another --state folder to start anew",
+            "bring the old data back, or publish this source from its beginning with another --name",
         )
 
 
@@ -150,7 +150,9 @@ def _unusable(path: Path, problem: OSError) -> ConfigError:
 
 
 def _in_use(path: Path, lock: int) -> InUse:
-    owner = os.pread(lock, 20, 0).decode(errors="replace")
+    text = os.pread(lock, 20, 0).decode(errors="replace")
     os.close(lock)
-    who = f"process {owner}" if owner.isdecimal() else "another process"
-    return InUse("state", f"{path} is in use by {who}", "stop that daemon, or choose another folder with --state")
+    owner = int(text) if text.isdecimal() else None
+    who = "another process" if owner is None else f"process {owner}"
+    remedy = "stop that daemon, or choose another folder with --state"
+    return InUse("state", f"{path} is in use by {who}", remedy, owner)

@@ -5,6 +5,7 @@ Used by the command `engine`, and by the embedded source, which reads the journa
 
 from __future__ import annotations
 
+import errno
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -52,7 +53,7 @@ def _opened(path: Path) -> Engine:
         return Engine.open(path)
     except FileInUse as problem:
         remedy = "stop the other process, or choose another file with --data"
-        raise InUse("engine.data", str(problem), remedy) from problem
+        raise InUse("engine.data", str(problem), remedy, problem.owner) from problem
     except FileUnusable as problem:
         raise ConfigError("engine.data", str(problem), "choose another file with --data") from problem
     except OSError as problem:
@@ -63,10 +64,21 @@ async def _listen(server: Server, address: Address) -> None:
     try:
         await server.start(*address)
     except OSError as problem:
-        # asyncio puts the address in front of the system's reason; ours names it already.
-        reason = (problem.strerror or str(problem)).rpartition(": ")[2]
-        remedy = "stop what listens there, or choose another address with --listen (port 0 picks a free one)"
-        raise InUse("engine.listen", f"cannot listen on {address}: {reason}", remedy) from problem
+        raise _not_listening(address, problem) from problem
+
+
+def _not_listening(address: Address, problem: OSError) -> ConfigError:
+    # asyncio puts the address in front of the system's reason; ours names it already.
+    reason = (problem.strerror or str(problem)).rpartition(": ")[2]
+    what = f"cannot listen on {address}: {reason}"
+    match problem.errno:
+        case errno.EADDRINUSE:
+            remedy = "stop what listens there, or choose another address with --listen (port 0 picks a free one)"
+            return InUse("engine.listen", what, remedy)
+        case errno.EACCES:
+            return ConfigError("engine.listen", what, "choose a port from 1024 on with --listen")
+        case _:
+            return ConfigError("engine.listen", what, "choose an address of this machine with --listen")
 
 
 def _close(engine: Engine) -> None:

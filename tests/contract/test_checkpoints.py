@@ -48,7 +48,6 @@ def test_a_position_of_another_history_is_refused_and_kept(store: CheckpointStor
     said = str(caught.value)
     assert "position 9 of bridge 'shop' was saved for engine 1, and the source is engine 2" in said
     assert "--name" in said
-    assert "--state" in said
     assert store.load("shop", "engine 1") == "9"
 
 

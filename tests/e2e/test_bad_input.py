@@ -83,6 +83,46 @@ def test_a_data_file_in_use_is_named_with_the_process_that_has_it(processes: Pro
     assert first.stop() == 0
 
 
+def test_an_address_of_another_machine_is_not_said_to_be_in_use(processes: Processes, tmp_path: Path) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("s3cret")
+    options = ("--listen", "192.0.2.1:0", "--password-file", str(secret))
+    line = complaint(processes.cdcbridge("engine", "--state", str(tmp_path), *options))
+    assert "cannot listen on 192.0.2.1:0: " in line
+    assert line.endswith("; choose an address of this machine with --listen")
+
+
+def test_the_url_of_an_unknown_source_is_refused_before_anything_is_begun(processes: Processes, tmp_path: Path) -> None:
+    process = processes.cdcbridge("publish", "mysql://h/db", "--state", str(tmp_path / "state"))
+    assert "no source for URLs that begin with mysql:" in complaint(process)
+    assert process.log == []
+    assert not (tmp_path / "state").exists()
+
+
+# A change that cannot be sent ----------------------------------------------------------------------------------------
+
+
+def test_a_change_that_cannot_be_sent_ends_the_publisher_behind_those_before_it(
+    processes: Processes, broker: Broker, tmp_path: Path
+) -> None:
+    template = {"CDCBRIDGE_PUBLISH__ROUTING_KEY": "{table}.{table}"}
+    options = ("--amqp", broker.url, "--state", str(tmp_path), "--listen", f"{HOST}:0")
+    daemon = processes.cdcbridge("publish", *options, environment=template)
+    with r.connect(host=HOST, port=port_of(daemon)) as connection:
+        for table in ("good", "x" * 200):
+            r.table_create(table).run(connection)
+        r.expr([r.table("good").insert({"id": 1}), r.table("x" * 200).insert({"id": 2})]).run(connection)
+        assert daemon.ended() == 1
+    (line,) = [line for line in daemon.stderr.splitlines() if not line.startswith("{")]
+    assert "x" * 200 in line
+    assert "publish.routing_key" in line
+    again = processes.cdcbridge("publish", *options, environment=template)
+    assert again.ended() == 1
+    connected = again.event("source_connected")
+    assert str(connected["position"]).startswith("1-")
+    assert "at position 2-" in again.stderr
+
+
 # A broker that refuses -----------------------------------------------------------------------------------------------
 
 

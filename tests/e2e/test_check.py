@@ -50,7 +50,27 @@ def test_what_a_running_daemon_holds_is_said_to_be_in_use(processes: Processes, 
     daemon = processes.cdcbridge("publish", "--amqp", broker.url, "--state", str(tmp_path), "--listen", f"{HOST}:0")
     daemon.event("bridge_ready")
     process = check(processes, broker.url, tmp_path)
-    assert process.ended() == 2
-    assert verdicts(process) == ["FAILED", "FAILED", "ok"]
-    assert process.stdout.count(f"in use by process {daemon.pid}") == 2
+    assert process.ended() == 0
+    assert verdicts(process) == ["in", "in", "ok"]
+    assert process.stdout.count(f"in use by process {daemon.pid} (a running publisher?)") == 2
     assert daemon.stop() == 0
+
+
+def test_a_data_file_that_is_not_the_publishers_is_a_failure(
+    processes: Processes, broker: Broker, tmp_path: Path
+) -> None:
+    engine = processes.cdcbridge("engine", "--data", str(tmp_path / "engine.db"), "--listen", f"{HOST}:0")
+    engine.event("engine_ready")
+    process = check(processes, broker.url, tmp_path)
+    assert process.ended() == 2
+    assert verdicts(process) == ["ok", "FAILED", "ok"]
+    assert engine.stop() == 0
+
+
+def test_a_thing_has_one_label_whatever_the_verdict(processes: Processes, broker: Broker, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    good = check(processes, broker.url, tmp_path)
+    bad = check(processes, "amqp://127.0.0.1:1", tmp_path / "file", "--data", str(tmp_path / "file" / "engine.db"))
+    assert (good.ended(), bad.ended()) == (0, 2)
+    labels = [[line[8:].split(":")[0] for line in process.stdout.splitlines()] for process in (good, bad)]
+    assert labels == [["state", "source", "rabbitmq"]] * 2

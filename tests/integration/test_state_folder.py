@@ -67,6 +67,7 @@ def test_a_folder_in_use_is_refused_with_the_process_that_has_it(tmp_path: Path)
         StateFolder.open(tmp_path)
     assert str(caught.value).startswith(f"state: {tmp_path} is in use by process {process.pid}; ")
     assert "--state" in caught.value.remedy
+    assert caught.value.owner == process.pid
 
 
 def test_a_killed_process_leaves_no_lock_behind(tmp_path: Path) -> None:
@@ -89,11 +90,11 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         StateFolder.open(tmp_path / "file" / "state")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_the_right_to_write_is_named(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(ConfigError, match="Permission denied"):
-        StateFolder.open(tmp_path)
+def test_a_folder_that_cannot_be_written_is_named() -> None:
+    """In /proc not even root makes a file."""
+    with pytest.raises(ConfigError, match=r"^state: cannot use /proc/self: .*--state") as caught:
+        StateFolder.open(Path("/proc/self"))
+    assert not isinstance(caught.value, InUse)
 
 
 # The file of positions -----------------------------------------------------------------------------------------------
