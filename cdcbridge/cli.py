@@ -6,10 +6,10 @@ Everything heavy is imported inside the commands, so that help and wrong usage a
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -122,29 +122,15 @@ _state = click.option(
 )
 _grace = click.option("--grace", metavar="SECONDS", help="How long unconfirmed messages may take at the end.")
 
-_KEYS: Final = {
-    "name": "name",
-    "source": "source",
-    "table": "tables",
-    "state": "state",
-    "grace": "grace_s",
-    "listen": "engine.listen",
-    "data": "engine.data",
-    "password_file": "engine.password_file",
-    "amqp": "rabbitmq.url",
-    "exchange": "rabbitmq.exchange.name",
-    "durable": "rabbitmq.exchange.durable",
-    "log_level": "log.level",
-    "log_format": "log.format",
-}
-"""The configuration's key for each parameter that sets one."""
 
-
-def _loaded(config_file: Path | None, parameters: dict[str, Any]) -> tuple[Config, FilteringBoundLogger]:
-    """The configuration, and the log that it asks for."""
+def _loaded(
+    config_file: Path | None, parameters: dict[str, Any], *, uses: Collection[str] = ("engine", "rabbitmq")
+) -> tuple[Config, FilteringBoundLogger]:
+    """The configuration, and the log that it asks for. See `config.load` for `uses`."""
     from cdcbridge import config, logs
 
-    settings = config.load({_KEYS[name]: value for name, value in parameters.items()}, file=config_file)
+    keys = config.parameters()
+    settings = config.load({keys[name]: value for name, value in parameters.items()}, file=config_file, uses=uses)
     return settings, logs.configure(settings.log.level, settings.log.format)
 
 
@@ -171,7 +157,7 @@ def engine(config_file: Path | None, **parameters: Any) -> None:
     """Run the built-in engine alone: a database for RethinkDB's drivers."""
     from cdcbridge import daemon, service
 
-    settings, log = _loaded(config_file, parameters)
+    settings, log = _loaded(config_file, parameters, uses=("engine",))
     daemon.run(lambda stop: service.run_engine(settings, stop, log))
 
 
@@ -204,7 +190,7 @@ def listen(
     from listeners.worker import ListenSettings
     from listeners.worker import listen as run
 
-    settings, log = _loaded(config_file, parameters)
+    settings, log = _loaded(config_file, parameters, uses=("rabbitmq",))
     rabbitmq = settings.rabbitmq
     wanted = ListenSettings(
         url=rabbitmq.url.get_secret_value(),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -24,7 +24,7 @@ from pydantic_core import ErrorDetails
 from cdcbridge.errors import ConfigError
 from cdcbridge.settings import Address, Config, Refused
 
-__all__ = ["FLAGS", "Address", "Config", "default_state", "keys", "load", "variable"]
+__all__ = ["FLAGS", "Address", "Config", "default_state", "keys", "load", "parameters", "variable"]
 
 ENV_PREFIX = "CDCBRIDGE_"
 ENV_NESTING = "__"
@@ -44,7 +44,7 @@ FLAGS = {
     "log.level": "--log-level",
     "log.format": "--log-format",
 }
-"""The keys that a flag can set, and its name."""
+"""The keys that a flag, or an argument, can set, and its name."""
 
 _SECRETS = frozenset({"source", "rabbitmq.url", "engine.password"})
 _FROM_FILES = {"rabbitmq.url_file": "rabbitmq.url", "engine.password_file": "engine.password"}
@@ -63,6 +63,7 @@ def load(
     *,
     file: Path | None = None,
     environ: Mapping[str, str] | None = None,
+    uses: Collection[str] = ("engine", "rabbitmq"),
 ) -> Config:
     """The configuration out of all layers.
 
@@ -70,6 +71,8 @@ def load(
         flags: values by dotted key; `None` and empty sequences count as not given.
         file: the TOML file; when `None`, CDCBRIDGE_CONFIG may name one.
         environ: the environment; `None` is that of the process.
+        uses: the sections that the command works with. Files with secrets of another one are not read, so that a
+            command need not be allowed to, and its password stays unset.
 
     Raises:
         ConfigError: the first mistake that was found.
@@ -77,9 +80,10 @@ def load(
     env = os.environ if environ is None else environ
     path = file or (Path(env[f"{ENV_PREFIX}CONFIG"]) if env.get(f"{ENV_PREFIX}CONFIG") else None)
     layers = [_flag_layer(flags or {}), _env_layer(env), *([_file_layer(path)] if path else []), _ambient_layer(env)]
-    layers = [_with_files_read(layer) for layer in layers]
+    layers = [_with_files_read(layer, uses) for layer in layers]
     config = _validated(_merged(layers, env), layers)
-    _check_open_door(config)
+    if "engine" in uses:
+        _check_open_door(config)
     return config
 
 
@@ -95,6 +99,11 @@ def keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[st
 def variable(key: str) -> str:
     """The environment variable that sets `key`."""
     return ENV_PREFIX + key.replace(".", ENV_NESTING).upper()
+
+
+def parameters() -> dict[str, str]:
+    """The key that each parameter of a command sets, by the name that click gives the parameter."""
+    return {flag.lstrip("-").replace("-", "_").lower(): key for key, flag in FLAGS.items()}
 
 
 def _flag_layer(flags: Mapping[str, object]) -> Layer:
@@ -181,11 +190,11 @@ def _key_meant(variable: str) -> str:
     return variable.removeprefix(ENV_PREFIX).replace(ENV_NESTING, ".").lower()
 
 
-def _with_files_read(layer: Layer) -> Layer:
+def _with_files_read(layer: Layer, uses: Collection[str]) -> Layer:
     """The layer with what its `…_file` keys point to. A secret given both ways in one layer is ambiguous."""
     values, where = dict(layer.values), dict(layer.where)
     for file_key, key in _FROM_FILES.items():
-        if file_key not in values:
+        if file_key not in values or key.partition(".")[0] not in uses:
             continue
         if key in values:
             raise ConfigError(file_key, f"{key} is set too, {where[key]}", "keep one of the two")

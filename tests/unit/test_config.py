@@ -273,6 +273,8 @@ def test_every_unknown_variable_is_refused(name: str) -> None:
         ("rabbitmq.url", "localhost:5672", "the value {where} must begin with amqp:// or amqps://"),
         ("rabbitmq.url", "http://h", "must begin with amqp:// or amqps://"),
         ("rabbitmq.url", "amqp://", "must name a host"),
+        ("rabbitmq.url", "amqp://h/a b", "the value {where} has white space in it"),
+        ("rabbitmq.url", " amqp://h", "has white space in it"),
         ("rabbitmq.url", "amqp://u:p#w@h", "must be a URL with a port"),
         ("rabbitmq.url", "amqp://h:x", "must be a URL with a port"),
         ("rabbitmq.url", "amqp://h:70000", "must be a URL with a port from 0 to 65535"),
@@ -391,6 +393,15 @@ def test_listening_beyond_this_machine_needs_a_password(address: str) -> None:
     )
     assert "engine.password_file" in said
     assert str(load({"engine.listen": address, "engine.password": "p"}, environ=HOME).engine.listen) == address
+
+
+def test_a_command_without_the_engine_asks_nothing_of_its_settings(tmp_path: Path) -> None:
+    flags = {"engine.listen": "0.0.0.0:1", "engine.password_file": tmp_path / "none"}
+    assert load(flags, environ=HOME, uses=("rabbitmq",)).engine.password is None
+
+
+def test_a_command_without_rabbitmq_does_not_read_its_secrets(tmp_path: Path) -> None:
+    load({"rabbitmq.url_file": tmp_path / "none"}, environ=HOME, uses=("engine",))
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "127.1.2.3:1", "localhost:1", "[::1]:1"])
