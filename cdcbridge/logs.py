@@ -25,6 +25,7 @@ EVENTS: dict[str, str] = {
     "engine_ready": "The built-in engine takes connections at this address.",
     "client_refused": "A client of the built-in engine was turned away: a wrong password, or not its protocol.",
     "source_connected": "The database answers, and the stream goes on from this position.",
+    "table_missing": "No table has one of these names, which were asked for; it may yet be created.",
     "source_lost": "The database went away; we try again.",
     "position_lost": "The source no longer has the history behind the saved position.",
     "batch_confirmed": "The broker has confirmed everything up to this position; at most once a second.",

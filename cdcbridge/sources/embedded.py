@@ -41,6 +41,8 @@ async def opened(config: Config, log: FilteringBoundLogger, failed: Failed) -> A
     file = unquote(config.source.partition(":")[2]).removeprefix("//")
     async with hosted_engine(config.engine, log, failed, Path(file) if file else None) as server:
         source = EmbeddedSource(server.engine, config.tables)
+        if missing := source.missing():
+            log.warning("table_missing", tables=missing)
         server.on_durable.append(lambda tables: source.woken())
         yield source
         await source.close()
@@ -65,6 +67,13 @@ class EmbeddedSource:
     def identity(self) -> str:
         """The data file's own id: a file that was made anew has another one."""
         return f"engine:{self._store.identity}"
+
+    def missing(self) -> list[str]:
+        """Those of the names asked for that no table has now."""
+        catalog = self._store.catalog
+        tables = [table for database in catalog.databases.values() for table in catalog.tables(database)]
+        present = {name for table in tables for name in (table.name, f"{table.database.name}.{table.name}")}
+        return sorted(self._wanted - present)
 
     def woken(self) -> None:
         """Something may have become durable."""

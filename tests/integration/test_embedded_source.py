@@ -82,6 +82,13 @@ async def test_only_the_tables_that_were_asked_for_are_streamed(tmp_path: Path) 
     engine.close()
 
 
+def test_names_that_no_table_has_are_told(tmp_path: Path) -> None:
+    engine = Engine.open(tmp_path / "shop.db")
+    write(engine, r.table_create("t"), r.table_create("u"), r.table_drop("u"))
+    assert EmbeddedSource(engine, ("t", "test.t", "u", "shop.t")).missing() == ["shop.t", "u"]
+    engine.close()
+
+
 async def test_a_reader_that_lags_behind_a_drop_still_knows_the_tables_name(tmp_path: Path) -> None:
     engine = Engine.open(tmp_path / "shop.db")
     write(engine, r.table_create("t"), r.table("t").insert({"id": 1}), r.table_drop("t"), r.table_create("t"))
