@@ -28,9 +28,9 @@ from cdcbridge.engine.reql.access import DatabaseName
 from cdcbridge.engine.reql.admin import checked_durability
 from cdcbridge.engine.reql.library import compile_query
 from cdcbridge.engine.reql.registry import Compiled
-from cdcbridge.engine.reql.runtime import PAUSE, Context, Env, Settings, Stream, datum, kind_of
+from cdcbridge.engine.reql.runtime import PAUSE, Context, Env, Grouped, Settings, Stream, datum, kind_of
 from cdcbridge.engine.store import Store, Transaction
-from cdcbridge.engine.values import ARRAY_LIMIT, dumps
+from cdcbridge.engine.values import ARRAY_LIMIT, PSEUDO_TYPE, dumps
 
 InitialValues = Literal["seed", "explicit"]
 """Which feeds begin with initial values where the feed does not say: point and range feeds, or none."""
@@ -203,6 +203,8 @@ def _answer(value: Any) -> Answer:
     """The answer that a query's result makes: sequences in batches, everything else at once."""
     if type(value) is Stream and not value.array:
         return StreamCursor(value)
+    if type(value) is Grouped:
+        return Atom(dumps({PSEUDO_TYPE: "GROUPED_DATA", "data": value.data()}))
     if type(value) is DatabaseName:
         raise QueryError(
             ErrorType.QUERY_LOGIC, "Query result must be of type DATUM, GROUPED_DATA, or STREAM (got DATABASE).", ()

@@ -200,6 +200,25 @@ class Ordered:
         return compare(self.value, other.value) < 0
 
 
+def identity(value: Any) -> bytes:
+    """Bytes that are the same for values that compare as equal, and for no others."""
+    return dumps(_one_form(value))
+
+
+def _one_form(value: Any) -> Any:
+    """0 for -0.0, and a time by its moment alone, however deep they are."""
+    kind = type(value)
+    if kind is float:
+        return number(value + 0.0)
+    if kind is list:
+        return [_one_form(item) for item in value]
+    if kind is not dict:
+        return {PSEUDO_TYPE: repr(value)} if kind is Bound else value
+    if value.get(PSEUDO_TYPE) == "TIME":
+        return {**value, "timezone": "+00:00"}
+    return {name: _one_form(part) for name, part in value.items()}
+
+
 # Pseudo-types --------------------------------------------------------------------------------------------------------
 
 _TIMEZONE: Final = re.compile(r"[+-]\d\d:\d\d")

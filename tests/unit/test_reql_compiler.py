@@ -44,7 +44,7 @@ class TestTerms:
         if name in BUILT_IN or name in _registry:
             return
         (number,) = (number for number, known in NAMES.items() if known == name)
-        with pytest.raises(QueryError, match=rf"^not supported yet: {name}$") as caught:
+        with pytest.raises(QueryError, match=rf"^not supported( yet)?: {name}(:|$)") as caught:
             compile_query([number, []])
         assert caught.value.path == ()
 
@@ -117,7 +117,7 @@ class TestVariables:
 
     def test_a_function_with_other_arguments_than_are_given_fails(self) -> None:
         with pytest.raises(QueryError, match="Expected function with 1 argument but found function with 2 arguments"):
-            run(r.expr([1]).map(lambda x, y: x))
+            run(r.expr([1]).filter(lambda x, y: x))
 
 
 class TestDepth:

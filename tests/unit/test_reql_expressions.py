@@ -305,3 +305,64 @@ class TestControl:
     )
     def test_type_of_names_the_type(self, query: Any, name: str) -> None:
         assert run(r.expr(query).type_of()) == name
+
+
+class TestArguments:
+    def test_args_makes_arguments_of_an_array(self) -> None:
+        assert run(r.add(r.args([1, 2]), 3)) == 6
+        assert run(r.expr([r.args([1, 2]), 3])) == [1, 2, 3]
+        assert run(r.do(r.args([1, 2]), lambda a, b: [b, a])) == [2, 1]
+        assert run(r.expr({"a": 1, "b": 2, "c": 3}).pluck(r.args(["a", "b"]))) == {"a": 1, "b": 2}
+
+    def test_a_wrong_number_of_them_is_an_error(self) -> None:
+        assert failure(r.sub(r.args([]))).message == "Expected 1 or more arguments but found 0."
+
+    def test_a_name_always_has_the_same_uuid(self) -> None:
+        assert run(r.uuid("slava@example.com")) == "90691cbc-b5ea-5826-ae98-951e30fc3b2d"
+
+
+class TestManySequences:
+    def test_map_takes_elements_together_up_to_the_end_of_the_shortest(self) -> None:
+        assert run(r.map([1, 2, 3], [10, 20], lambda a, b: a + b)) == [11, 22]
+        assert run(r.map(r.range(), ["a", "b"], lambda n, text: [n, text])) == [[0, "a"], [1, "b"]]
+
+    def test_its_function_takes_one_of_each(self) -> None:
+        error = failure(r.map([1], [2], lambda a: a))
+        assert error.message == "The function passed to `map` expects 1 argument, but 2 sequences were found."
+
+    def test_a_range_counts(self) -> None:
+        assert run(r.range(3)) == [0, 1, 2]
+        assert run(r.range(-1, 2)) == [-1, 0, 1]
+        assert run(r.range(3, 1)) == []
+        assert run(r.range().skip(2).limit(2)) == [2, 3]
+
+    @pytest.mark.parametrize("query", [r.range(), r.range().count(), r.range().map(lambda x: x).coerce_to("array")])
+    def test_a_range_without_an_end_has_no_last_element(self, query: Any) -> None:
+        assert failure(query).message.startswith("Cannot use an infinite stream with an aggregation function")
+
+    def test_union_gives_one_after_the_other(self) -> None:
+        assert run(r.union([1, 2], [3], [])) == [1, 2, 3]
+        assert run(r.expr([3]).union([1], interleave=False)) == [3, 1]
+
+    def test_union_can_keep_an_order(self) -> None:
+        left, right = [{"a": 1}, {"a": 4}], [{"a": 2}, {"a": 3}]
+        assert run(r.expr(left).union(right, interleave="a")["a"]) == [1, 2, 3, 4]
+        assert run(r.expr(left[::-1]).union(right[::-1], interleave=[r.desc("a")])["a"]) == [4, 3, 2, 1]
+
+    def test_with_fields_leaves_out_what_lacks_one(self) -> None:
+        assert run(r.expr(ROWS).with_fields("id", "a")) == [{"id": 1, "a": 3}, {"id": 3, "a": 1}]
+
+
+class TestNotThere:
+    @pytest.mark.parametrize(
+        ("query", "reason"),
+        [
+            (r.js("1"), "not supported: JAVASCRIPT: this engine runs no JavaScript"),
+            (r.http("http://localhost"), "not supported: HTTP: this engine fetches nothing from the network"),
+            (r.point(1, 2), "not supported: POINT: this engine has no geospatial queries and indexes"),
+            (r.table("t").set_write_hook(None), "not supported: SET_WRITE_HOOK: this engine has no write hooks"),
+            (r.grant("bob", {"read": True}), "not supported: GRANT: this engine has one user, `admin`"),
+        ],
+    )
+    def test_what_is_left_out_says_why(self, query: Any, reason: str) -> None:
+        assert failure(query).message.startswith(reason)

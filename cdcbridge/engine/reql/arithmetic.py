@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from cdcbridge.engine.errors import ErrorType, QueryError
+from cdcbridge.engine.reql import times
 from cdcbridge.engine.reql.registry import Call, Fn, function, term
 from cdcbridge.engine.reql.runtime import Env, array_limit_exceeded, datum, expect, kind_of, whole
 from cdcbridge.engine.values import ARRAY_LIMIT, compare, number
@@ -71,7 +72,9 @@ def _first(call: Call, stop: Callable[[Any], bool], empty: bool) -> Fn:
 
 @function("ADD", 1, None)
 def add(first: Any, *rest: Any) -> Any:
-    """The sum of numbers, or strings or arrays one after the other."""
+    """The sum of numbers, or strings or arrays one after the other; a time so many seconds later."""
+    if any(type(value) is dict for value in (first, *rest)):
+        return reduce(_later, rest, first)
     match kind_of(first):
         case "STRING":
             return "".join([first, *(expect("STRING", value) for value in rest)])
@@ -81,9 +84,23 @@ def add(first: Any, *rest: Any) -> Any:
             return _folded(lambda left, right: left + right, first, rest)
 
 
+def _later(left: Any, right: Any) -> Any:
+    """A sum where at least one of all summands is a time."""
+    if times.TIME in (kind_of(left), kind_of(right)):
+        return times.added(left, right)
+    return _folded(lambda one, other: one + other, left, (right,))
+
+
 @function("SUB", 1, None)
 def subtract(first: Any, *rest: Any) -> Any:
+    """The difference of numbers; the seconds between two times; a time so many seconds earlier."""
+    if kind_of(first) == times.TIME:
+        return reduce(_earlier, rest, first)
     return _folded(lambda left, right: left - right, first, rest)
+
+
+def _earlier(left: Any, right: Any) -> Any:
+    return times.subtracted(left, right) if kind_of(left) == times.TIME else left - expect("NUMBER", right)
 
 
 @function("MUL", 1, None)

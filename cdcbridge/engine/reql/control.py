@@ -5,14 +5,13 @@ from __future__ import annotations
 import random
 import uuid
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 
 from cdcbridge.engine.errors import ErrorType, QueryError
 from cdcbridge.engine.reql.arithmetic import truthy
 from cdcbridge.engine.reql.registry import Call, Compiled, Fn, function, term
-from cdcbridge.engine.reql.runtime import Env, Stream, datum, expect, kind_of
-from cdcbridge.engine.values import MAXVAL, MINVAL, PSEUDO_TYPE, number
+from cdcbridge.engine.reql.runtime import Env, Grouped, Stream, datum, expect, kind_of, sequence
+from cdcbridge.engine.values import MAXVAL, MINVAL, number
 
 
 def called(compiled: Compiled) -> Callable[[Env], Callable[..., Any]]:
@@ -27,7 +26,7 @@ def called(compiled: Compiled) -> Callable[[Env], Callable[..., Any]]:
     return find
 
 
-@term("FUNCALL", 1, None)
+@term("FUNCALL", 1, None, grouping="passes")
 def funcall(call: Call) -> Fn:
     """`do`: the function comes first, then its arguments."""
     function, *args = call.args
@@ -37,7 +36,7 @@ def funcall(call: Call) -> Fn:
     return lambda env: function.run(env)(*[run(env) for run in runs])
 
 
-@term("BRANCH", 3, None)
+@term("BRANCH", 3, None, grouping="passes")
 def branch(call: Call) -> Fn:
     """Pairs of a test and a result, and a last result for when no test holds."""
     if len(call.args) % 2 == 0:
@@ -57,7 +56,7 @@ def branch(call: Call) -> Fn:
 EMPTY_ERROR = "Empty ERROR term outside a default block."
 
 
-@term("DEFAULT", 2)
+@term("DEFAULT", 2, grouping="passes")
 def default(call: Call) -> Fn:
     """The first argument, or the second where the first is null or does not exist."""
     first, second = call.args
@@ -78,8 +77,8 @@ def default(call: Call) -> Fn:
 
 
 def _goes_on(value: Any) -> bool:
-    """A stream: something, whatever it will give."""
-    return type(value) is Stream and not value.array
+    """A stream or groups: something, whatever it will give."""
+    return type(value) is Grouped or (type(value) is Stream and not value.array)
 
 
 def instead(default: Compiled, env: Env, problem: QueryError | None) -> Any:
@@ -92,6 +91,13 @@ def instead(default: Compiled, env: Env, problem: QueryError | None) -> Any:
         if error.message == EMPTY_ERROR and problem is not None:
             raise problem from None
         raise
+
+
+@term("ARGS", 1)
+def args(call: Call) -> Fn:
+    """An array whose elements become arguments of the term around it; the compiler sees to that."""
+    values = call.args[0].run
+    return lambda env: sequence(env, values(env)).collected()
 
 
 @term("ERROR", 0, 1)
@@ -107,16 +113,14 @@ def error(call: Call) -> Fn:
     return fail
 
 
-@term("TYPE_OF", 1)
-def type_of(call: Call) -> Fn:
-    value = call.args[0].run
-    return lambda env: kind_of(value(env))
+_NAMES = uuid.UUID("91461c99-f89d-49d2-af96-d8e2e14e9b58")
+"""RethinkDB's own namespace: a name gives the same UUID there and here."""
 
 
 @function("UUID", 0, 1, deterministic=False)
 def make_uuid(name: Any = None) -> str:
     """A random UUID, or the one that a string always gives."""
-    return str(uuid.uuid4() if name is None else uuid.uuid5(uuid.NAMESPACE_DNS, expect("STRING", name)))
+    return str(uuid.uuid4() if name is None else uuid.uuid5(_NAMES, expect("STRING", name)))
 
 
 @term("RANDOM", 0, 2, options=("float",), deterministic=False)
@@ -146,48 +150,3 @@ def minval(call: Call) -> Fn:
 @term("MAXVAL", 0)
 def maxval(call: Call) -> Fn:
     return lambda env: MAXVAL
-
-
-# Times ---------------------------------------------------------------------------------------------------------------
-
-
-def time_value(epoch_s: float, timezone: str) -> dict[str, Any]:
-    """A PTYPE<TIME>: seconds since the epoch, to the millisecond, and the offset to show it with."""
-    return {PSEUDO_TYPE: "TIME", "epoch_time": number(round(epoch_s, 3)), "timezone": timezone}
-
-
-@term("NOW", 0)
-def now(call: Call) -> Fn:
-    """When the query began: the same all through it."""
-    return lambda env: time_value(env.context.now_s, "+00:00")
-
-
-@function("EPOCH_TIME", 1)
-def epoch_time(seconds: Any) -> dict[str, Any]:
-    return time_value(expect("NUMBER", seconds), "+00:00")
-
-
-@term("ISO8601", 1, options=("default_timezone",))
-def iso8601(call: Call) -> Fn:
-    """A time from its ISO 8601 text; the driver sends `datetime` objects so."""
-    text, default_zone = call.args[0].run, call.option("default_timezone")
-    return lambda env: _parsed_time(expect("STRING", datum(text(env))), default_zone(env))
-
-
-def _parsed_time(text: str, default_zone: str | None) -> dict[str, Any]:
-    try:
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo is None and default_zone is not None:
-            moment = datetime.fromisoformat(f"{moment.isoformat()}{default_zone}")
-    except ValueError as problem:
-        raise QueryError(ErrorType.QUERY_LOGIC, f"Invalid date string `{text}`: {problem}") from None
-    if moment.tzinfo is None:
-        raise QueryError(
-            ErrorType.QUERY_LOGIC, "ISO 8601 string has no time zone, and no default time zone was provided."
-        )
-    return time_value(moment.timestamp(), _offset(moment))
-
-
-def _offset(moment: datetime) -> str:
-    """`+01:00`, as it stands at the end of the time's own text."""
-    return moment.replace(microsecond=0).isoformat()[-6:]

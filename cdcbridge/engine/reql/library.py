@@ -1,8 +1,29 @@
 """Every term there is: importing this fills the registry that `compile_query` looks into."""
 
-from cdcbridge.engine.reql import access, admin, arithmetic, control, documents, feeds, sequences, writes
+from cdcbridge.engine.reql import (
+    access,
+    admin,
+    aggregation,
+    arithmetic,
+    arrays,
+    bits,
+    control,
+    convert,
+    documents,
+    feeds,
+    for_each,
+    joins,
+    sequences,
+    strings,
+    times,
+    unsupported,
+    writes,
+)
 from cdcbridge.engine.reql.registry import compile_query
 
-FAMILIES = (access, admin, arithmetic, control, documents, feeds, sequences, writes)
+FAMILIES = (
+    access, admin, aggregation, arithmetic, arrays, bits, control, convert, documents, feeds, for_each, joins,
+    sequences, strings, times, unsupported, writes,
+)  # fmt: skip
 
 __all__ = ["FAMILIES", "compile_query"]

@@ -10,13 +10,13 @@ Source: ql2.proto for the numbers of the terms, by way of the official driver.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, cast
 
 from rethinkdb.ql2_pb2 import Term as _Term
 
 from cdcbridge.engine.errors import ClientError, CompileError, ErrorType, QueryError
-from cdcbridge.engine.reql.runtime import Env, array_limit_exceeded, datum
+from cdcbridge.engine.reql.runtime import Env, Grouped, array_limit_exceeded, datum
 from cdcbridge.engine.values import ARRAY_LIMIT, PSEUDO_TYPE, number, pseudo
 
 Fn = Callable[[Env], Any]
@@ -28,6 +28,7 @@ NAMES: Final[dict[int, str]] = {value: name for name, value in vars(_Term.TermTy
 """Every term of the protocol by its number, known to us or not."""
 
 _MAKE_ARRAY: Final = _Term.TermType.MAKE_ARRAY
+_FUNC: Final = _Term.TermType.FUNC
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,12 @@ class Compiled:
     value: Any = None
     arity: int | None = None
     """For functions: how many arguments they take."""
+    grouped: bool = False
+    """Its value may be grouped data; for functions: their results."""
+    parts: tuple[Compiled, ...] = ()
+    """Of an array that is computed: its elements, for options that may be arrays of what is no value."""
+    spliced: bool = False
+    """`r.args`: its value is an array of further arguments."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +84,15 @@ class Entry:
     writes: bool
     is_feed: bool
     deterministic: bool
+    grouping: Grouping
 
+
+Grouping = Literal["each", "makes", "passes", "ends"]
+"""What a term does with grouped data: it is run for each group; it makes groups; it passes on what one of its
+arguments gives; or it takes the groups as a whole and gives something else."""
 
 _registry: dict[str, Entry] = {}
+_refused: dict[str, str] = {}
 
 
 def term(
@@ -91,16 +104,22 @@ def term(
     writes: bool = False,
     is_feed: bool = False,
     deterministic: bool = True,
+    grouping: Grouping = "each",
 ) -> Callable[[Callable[[Call], Fn]], Callable[[Call], Fn]]:
     """Register a builder for a term of `least` to `most` arguments: exactly `least` if left out, None for no limit."""
 
     def register(build: Callable[[Call], Fn]) -> Callable[[Call], Fn]:
         known = frozenset(options)
         end = least if most == -1 else most
-        _registry[name] = Entry(build, least, end, known, writes, is_feed, deterministic)
+        _registry[name] = Entry(build, least, end, known, writes, is_feed, deterministic, grouping)
         return build
 
     return register
+
+
+def refuse(reason: str, *names: str) -> None:
+    """Register terms that this engine does not have and is not going to have, and say why."""
+    _refused.update(dict.fromkeys(names, reason))
 
 
 def function(
@@ -151,13 +170,19 @@ class _Scope:
     row: int | None = None
     """The variable that `r.row` means: the argument of the innermost function of one argument."""
     depth: int = 0
+    grouped: frozenset[int] = frozenset()
+    """The variables that may be grouped data."""
 
-    def inner(self, ids: list[int] | None = None) -> _Scope:
-        """The scope one level down; inside a function, with its arguments."""
-        if ids is None:
-            return _Scope(self.variables, self.row, self.depth + 1)
+    def inner(self) -> _Scope:
+        """The scope one level down."""
+        return replace(self, depth=self.depth + 1)
+
+    def inside(self, ids: list[int], grouped: list[bool]) -> _Scope:
+        """The scope inside a function with these arguments, some of which may be grouped data."""
         row = ids[0] if len(ids) == 1 else self.row
-        return _Scope(self.variables | frozenset(ids), row, self.depth + 1)
+        groups = {id for id, is_grouped in zip(ids, grouped, strict=False) if is_grouped}
+        hidden = self.grouped - frozenset(ids)
+        return _Scope(self.variables | frozenset(ids), row, self.depth + 1, hidden | groups)
 
 
 def _compile(node: Any, path: Path, scope: _Scope) -> Compiled:
@@ -213,11 +238,17 @@ def _compile_object(node: Mapping[str, Any], path: Path, scope: _Scope) -> Compi
     return _combined(make, path, fields.values())
 
 
+@term("MAKE_ARRAY", 0, None)
+def make_array(call: Call) -> Fn:
+    """An array whose elements are known only when it is run; see `_compile_array` for all others."""
+    return _compile_array(call.args, call.path).run
+
+
 def _compile_array(args: list[Compiled], path: Path) -> Compiled:
     if len(args) > ARRAY_LIMIT:
         raise array_limit_exceeded(ARRAY_LIMIT)
     runs = [part.run for part in args]
-    return _combined(lambda env: [datum(run(env)) for run in runs], path, args)
+    return replace(_combined(lambda env: [datum(run(env)) for run in runs], path, args), parts=tuple(args))
 
 
 def _combined(run: Fn, path: Path, parts: Any) -> Compiled:
@@ -242,11 +273,27 @@ def _compile_term(node: list[Any], path: Path, scope: _Scope) -> Compiled:
         return _compile(args[0], path, inner)
     if name == "MAKE_OBJ":
         return _compile_object(options, path, scope)
-    compiled = [_compile(arg, (*path, position), inner) for position, arg in enumerate(args)]
-    if name == "MAKE_ARRAY":
+    compiled = _compile_call(args, path, inner) if name == "FUNCALL" else _compile_args(args, path, inner)
+    if name == "MAKE_ARRAY" and not any(arg.spliced for arg in compiled):
         return _compile_array(compiled, path)
     named = {key: _compile(value, (*path, key), inner) for key, value in options.items()}
     return _build(name, path, compiled, named)
+
+
+def _compile_args(args: list[Any], path: Path, scope: _Scope, start: int = 0) -> list[Compiled]:
+    return [_compile(arg, (*path, position), scope) for position, arg in enumerate(args, start)]
+
+
+def _compile_call(args: list[Any], path: Path, scope: _Scope) -> list[Compiled]:
+    """The arguments of `do`: what the function is called with first, for it may be grouped data."""
+    if not args:
+        return []
+    values = _compile_args(args[1:], path, scope, start=1)
+    function = args[0]
+    if type(function) is list and len(function) > 1 and function[0] == _FUNC and type(function[1]) is list:
+        grouped = [value.grouped for value in values]
+        return [_compile_function(function[1], (*path, 0), scope.inner(), grouped), *values]
+    return [_compile(function, (*path, 0), scope), *values]
 
 
 def _taken_apart(node: list[Any]) -> tuple[str, list[Any], Mapping[str, Any]]:
@@ -265,20 +312,93 @@ def _taken_apart(node: list[Any]) -> tuple[str, list[Any], Mapping[str, Any]]:
 
 
 def _build(name: str, path: Path, args: list[Compiled], options: dict[str, Compiled]) -> Compiled:
-    if (entry := _registry.get(name)) is None:
-        raise QueryError(ErrorType.QUERY_LOGIC, f"not supported yet: {name}", path)
-    _check_arguments(entry, len(args), path)
+    entry = _entry(name, path)
     for option in options:
         if option not in entry.options:
             raise CompileError(f"Unrecognized optional argument `{option}`.", (*path, option))
+    call = Call(name, path, args, options)
+    if any(arg.spliced for arg in args):
+        run = _spliced(entry, call)
+    else:
+        _check_arguments(entry, len(args), path)
+        run = _made(entry, call)
     parts = [*args, *options.values()]
     return Compiled(
-        _placed(entry.build(Call(name, path, args, options)), path),
+        _placed(run, path),
         path,
         writes=entry.writes or any(part.writes for part in parts),
         is_feed=entry.is_feed or any(part.is_feed for part in args),
         deterministic=entry.deterministic and all(part.deterministic for part in parts),
+        grouped=_is_grouped(entry, args),
+        spliced=name == "ARGS",
     )
+
+
+def _entry(name: str, path: Path) -> Entry:
+    """What the registry knows of a term.
+
+    Raises:
+        QueryError: nothing, or that it is not to be had.
+    """
+    if (entry := _registry.get(name)) is not None:
+        return entry
+    if (reason := _refused.get(name)) is not None:
+        raise QueryError(ErrorType.QUERY_LOGIC, f"not supported: {name}: {reason}", path)
+    raise QueryError(ErrorType.QUERY_LOGIC, f"not supported yet: {name}", path)
+
+
+def _spliced(entry: Entry, call: Call) -> Fn:
+    """A term with `r.args` among its arguments: how many there are is known only when it runs."""
+
+    def run(env: Env) -> Any:
+        args = [part for arg in call.args for part in (_arguments(env, arg) if arg.spliced else [arg])]
+        _check_arguments(entry, len(args), call.path)
+        return _made(entry, replace(call, args=args))(env)
+
+    return run
+
+
+def _arguments(env: Env, arg: Compiled) -> list[Compiled]:
+    return [_constant(value, arg.path) for value in arg.run(env)]
+
+
+# Grouped data --------------------------------------------------------------------------------------------------------
+
+
+def _is_grouped(entry: Entry, args: list[Compiled]) -> bool:
+    match entry.grouping:
+        case "makes":
+            return True
+        case "passes":
+            return any(arg.grouped for arg in args)
+        case "ends":
+            return False
+    return bool(args) and args[0].grouped
+
+
+def _made(entry: Entry, call: Call) -> Fn:
+    """The term's function; if its first argument may be grouped data, run for each group."""
+    if entry.grouping not in ("each", "makes") or not call.args or not call.args[0].grouped:
+        return entry.build(call)
+    first, slot = call.args[0], cast(int, object())
+    group = replace(first, run=lambda env: env.variables[slot], grouped=False)
+    of_group = entry.build(replace(call, args=[group, *call.args[1:]]))
+
+    def run(env: Env) -> Any:
+        value = first.run(env)
+        if type(value) is not Grouped:
+            return of_group(env.bind([slot], (value,)))
+        if entry.grouping == "makes" or entry.is_feed:
+            raise QueryError(ErrorType.QUERY_LOGIC, _after_group(call.name))
+        return value.mapped(lambda each: of_group(env.bind([slot], (each,))))
+
+    return run
+
+
+def _after_group(name: str) -> str:
+    if name == "CHANGES":
+        return "Cannot call `changes` after `group`."
+    return f"Cannot call `{name.lower()}` on the output of `group` (did you mean to `ungroup`?)."
 
 
 def _check_arguments(entry: Entry, count: int, path: Path) -> None:
@@ -312,19 +432,28 @@ def _placed(run: Fn, path: Path) -> Fn:
 # Functions and variables ---------------------------------------------------------------------------------------------
 
 
-def _compile_function(args: list[Any], path: Path, scope: _Scope) -> Compiled:
-    """`FUNC [[ids], body]`. Running it gives a Python function of the arguments' values."""
+def _compile_function(args: list[Any], path: Path, scope: _Scope, grouped: list[bool] | None = None) -> Compiled:
+    """`FUNC [[ids], body]`. Running it gives a Python function of the arguments' values.
+
+    `grouped`: which of these may be grouped data.
+    """
     if len(args) != 2:
         raise CompileError(f"Expected 2 arguments but found {len(args)}.", path)
     ids = _variable_ids(args[0], path)
-    body = _compile(args[1], (*path, 1), scope.inner(ids))
+    body = _compile(args[1], (*path, 1), scope.inside(ids, grouped or []))
     run = body.run
 
     def make(env: Env) -> Callable[..., Any]:
         return lambda *values: run(env.bind(ids, values))
 
     return Compiled(
-        make, path, writes=body.writes, is_feed=body.is_feed, deterministic=body.deterministic, arity=len(ids)
+        make,
+        path,
+        writes=body.writes,
+        is_feed=body.is_feed,
+        deterministic=body.deterministic,
+        arity=len(ids),
+        grouped=body.grouped,
     )
 
 
@@ -339,4 +468,4 @@ def _variable_ids(node: Any, path: Path) -> list[int]:
 def _compile_variable(id: Any, path: Path, scope: _Scope) -> Compiled:
     if type(id) is not int or id not in scope.variables:
         raise CompileError("r.row is not defined in this context." if id is None else "Variable is not in scope.", path)
-    return Compiled(lambda env: env.variables[id], path)
+    return Compiled(lambda env: env.variables[id], path, grouped=id in scope.grouped)

@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import count as counting
 from itertools import islice
 from typing import Any, ClassVar, Final, Literal, Protocol
 
@@ -23,6 +24,9 @@ ROWS_PER_PAGE: Final = 256
 LOWEST_KEY: Final = b""
 HIGHEST_KEY: Final = b"\xff"
 
+ENDLESS_RANGE = (
+    "Cannot use an infinite stream with an aggregation function (`reduce`, `count`, etc.) or coerce it to an array."
+)
 INFINITE_STREAM = "Cannot call a terminal (`reduce`, `count`, etc.) on an infinite stream (such as a changefeed)."
 
 
@@ -169,6 +173,22 @@ class Items:
         return iter(self.items)
 
 
+@dataclass(frozen=True)
+class Numbers:
+    """Integers from `start` on, up to but without `end`; None for no end."""
+
+    start: int
+    end: int | None
+    table: None = None
+    notes: tuple[int, ...] = ()
+
+    def encoded(self, context: Context) -> Iterator[bytes]:
+        return map(dumps, self.values(context))
+
+    def values(self, context: Context) -> Iterator[Any]:
+        return iter(counting(self.start) if self.end is None else range(self.start, self.end))
+
+
 # Steps ---------------------------------------------------------------------------------------------------------------
 
 Predicate = Callable[[Any], bool]
@@ -242,7 +262,31 @@ class FlattenStep:
                 yield from self.expand(value)
 
 
-Step = MapStep | FilterStep | SliceStep | FlattenStep
+@dataclass(frozen=True)
+class ScanStep:
+    """Elements made of each element and what is carried from one to the next: what `fold` with `emit` does.
+
+    `fold` gives what is carried on, `emit` the elements, and `last` some more at the end.
+    """
+
+    base: Any
+    fold: Callable[[Any, Any], Any]
+    emit: Callable[[Any, Any, Any], Iterable[Any]]
+    last: Callable[[Any], Iterable[Any]]
+    keeps_rows: bool = False
+
+    def over(self, values: Iterator[Any]) -> Iterator[Any]:
+        carried = self.base
+        for value in values:
+            if value is PAUSE:
+                yield value
+            else:
+                before, carried = carried, self.fold(carried, value)
+                yield from self.emit(before, value, carried)
+        yield from self.last(carried)
+
+
+Step = MapStep | FilterStep | SliceStep | FlattenStep | ScanStep
 
 
 # Sequences -----------------------------------------------------------------------------------------------------------
@@ -291,6 +335,22 @@ class Stream:
         """The elements of a sequence that has an end.
 
         Raises:
+            QueryError: it is a feed, or all numbers.
+        """
+        if self.is_endless:
+            raise QueryError(ErrorType.QUERY_LOGIC, ENDLESS_RANGE)
+        return self.one_by_one()
+
+    @property
+    def is_endless(self) -> bool:
+        """It goes on for ever, though not as a feed."""
+        cut = any(type(step) is SliceStep and step.end is not None for step in self.steps)
+        return type(self.source) is Numbers and self.source.end is None and not cut
+
+    def one_by_one(self) -> Iterator[Any]:
+        """The elements of a sequence of which only some may be wanted.
+
+        Raises:
             QueryError: it is a feed.
         """
         if self.is_feed:
@@ -317,6 +377,56 @@ def array_limit_exceeded(limit: int) -> QueryError:
         "to `.run` (not available in the Data Explorer), or use an index."
     )
     return QueryError(ErrorType.RESOURCE_LIMIT, message)
+
+
+# Groups --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Elements kept as JSON, which takes a fraction of the memory."""
+
+    items: list[bytes]
+    table: None = None
+    notes: tuple[int, ...] = ()
+
+    def encoded(self, context: Context) -> Iterator[bytes]:
+        return iter(self.items)
+
+    def values(self, context: Context) -> Iterator[Any]:
+        return map(loads, self.items)
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """What `group` gives: pairs of a group and what there is of it, in the order of the groups.
+
+    Every term that follows is run for each group, up to `ungroup`.
+    """
+
+    pairs: list[tuple[Any, Any]]
+
+    def mapped(self, change: Callable[[Any], Any]) -> Grouped:
+        """Each group's value changed; a group of which no elements are left is gone."""
+        changed = ((group, packed(change(value))) for group, value in self.pairs)
+        return Grouped([(group, value) for group, value in changed if not is_empty(value)])
+
+    def data(self) -> list[Any]:
+        """The pairs, as plain values."""
+        return [[group, datum(value)] for group, value in self.pairs]
+
+
+def packed(value: Any) -> Any:
+    """A value that can be held: a sequence is read, and kept as JSON."""
+    if type(value) is not Stream:
+        return datum(value)
+    source = Packed([dumps(datum(each)) for each in value.finite()])
+    return Stream(value.context, source, array=value.array)
+
+
+def is_empty(value: Any) -> bool:
+    """Whether it is a packed sequence of no elements."""
+    return type(value) is Stream and type(value.source) is Packed and not value.source.items
 
 
 # What is it? ---------------------------------------------------------------------------------------------------------
@@ -358,6 +468,9 @@ def kind_of(value: Any) -> str:
         return f"SELECTION<{shape}>" if value.table else shape
     if type(value) is Row:
         return "SELECTION<OBJECT>"
+    if type(value) is Grouped:
+        streams = any(type(each) is Stream and not each.array for _, each in value.pairs)
+        return "GROUPED_STREAM" if streams else "GROUPED_DATA"
     if isinstance(value, NotData):
         return value.kind
     return "FUNCTION" if callable(value) else type_name(value)

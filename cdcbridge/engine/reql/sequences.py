@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from cdcbridge.engine.catalog import selected
@@ -12,7 +14,8 @@ from cdcbridge.engine.errors import ErrorType, QueryError
 from cdcbridge.engine.reql.access import check_primary, ordered_table, positive
 from cdcbridge.engine.reql.arithmetic import truthy
 from cdcbridge.engine.reql.control import called, instead
-from cdcbridge.engine.reql.documents import element, field
+from cdcbridge.engine.reql.convert import binary_value
+from cdcbridge.engine.reql.documents import element, field, has_fields, pluck
 from cdcbridge.engine.reql.registry import Call, Compiled, Fn, term
 from cdcbridge.engine.reql.runtime import (
     HIGHEST_KEY,
@@ -23,25 +26,47 @@ from cdcbridge.engine.reql.runtime import (
     Items,
     MapStep,
     NotData,
+    Numbers,
     Rows,
     SliceStep,
     Stream,
     datum,
     expect,
     is_plain_object,
+    kind_of,
     sequence,
     whole,
 )
-from cdcbridge.engine.values import MINVAL, Ordered, compare
+from cdcbridge.engine.reql.times import is_open
+from cdcbridge.engine.values import MINVAL, Ordered, binary_bytes, compare
 
 
 @term("MAP", 2, None)
 def map_(call: Call) -> Fn:
-    if len(call.args) > 2:
-        raise QueryError(ErrorType.QUERY_LOGIC, "not supported yet: MAP over several sequences", call.path)
-    source, change = call.args
-    function = called(change)
-    return lambda env: sequence(env, source.run(env)).then(MapStep(function(env), change.deterministic))
+    """Each element replaced; of several sequences, their first elements together, then their second ones, and so on."""
+    *sources, change = call.args
+    function, deterministic = called(change), change.deterministic
+    _check_map(call)
+    if len(sources) == 1:
+        source = sources[0].run
+        return lambda env: sequence(env, source(env)).then(MapStep(function(env), deterministic))
+    return lambda env: _together(env, [source.run(env) for source in sources], function(env))
+
+
+def _check_map(call: Call) -> None:
+    change, sources = call.args[-1], len(call.args) - 1
+    if change.arity is None or change.arity == sources:
+        return
+    takes = f"{change.arity} argument{'' if change.arity == 1 else 's'}"
+    found = f"{sources} sequence{' was' if sources == 1 else 's were'} found."
+    raise QueryError(ErrorType.QUERY_LOGIC, f"The function passed to `map` expects {takes}, but {found}", call.path)
+
+
+def _together(env: Env, values: list[Any], change: Callable[..., Any]) -> Stream:
+    """Up to the end of the shortest sequence."""
+    sequences = [sequence(env, value) for value in values]
+    elements = (change(*each) for each in zip(*[each.one_by_one() for each in sequences], strict=False))
+    return Stream(env.context, Items(elements), array=all(each.array for each in sequences))
 
 
 @term("CONCAT_MAP", 2)
@@ -115,22 +140,116 @@ def skip(call: Call) -> Fn:
     return lambda env: sequence(env, source(env)).then(SliceStep(positive(datum(count(env)), "SKIP"), None))
 
 
+@term("WITH_FIELDS", 1, None)
+def with_fields(call: Call) -> Fn:
+    """The elements that have some fields, each with these fields alone."""
+    source, *patterns = [arg.run for arg in call.args]
+
+    def run(env: Env) -> Stream:
+        wanted = [datum(pattern(env)) for pattern in patterns]
+        having = FilterStep(lambda each: has_fields(expect("OBJECT", datum(each)), wanted))
+        return sequence(env, source(env)).then(having).then(MapStep(lambda each: pluck(datum(each), wanted)))
+
+    return run
+
+
+@term("RANGE", 0, 2)
+def range_(call: Call) -> Fn:
+    """Integers: all from 0, those below a number, or those from one number up to another."""
+    runs = [arg.run for arg in call.args]
+
+    def run(env: Env) -> Stream:
+        ends = [whole(datum(each(env))) for each in runs]
+        start, end = (0, *ends)[-2:] if ends else (0, None)
+        return Stream(env.context, Numbers(start, end))
+
+    return run
+
+
+@term("UNION", 0, None, options=("interleave",))
+def union(call: Call) -> Fn:
+    """One sequence after the other; `interleave` by a field or functions merges sequences that are in that order."""
+    runs = [arg.run for arg in call.args]
+    interleave = call.options.get("interleave")
+
+    def run(env: Env) -> Stream:
+        parts = [sequence(env, each(env)) for each in runs]
+        readers = [part.one_by_one() for part in parts]
+        keys = None if interleave is None else _interleaving(env, interleave)
+        elements = chain.from_iterable(readers) if keys is None else _merged(readers, keys)
+        return Stream(env.context, Items(elements), array=all(part.array for part in parts))
+
+    return run
+
+
+def _interleaving(env: Env, option: Compiled) -> list[Any] | None:
+    """The keys to merge by, as `order_by` has them; None if any order will do."""
+    if option.parts:
+        return [part.run(env) for part in option.parts]
+    value = option.run(env)
+    if type(value) is bool:
+        return None
+    return value if type(value) is list else [value]
+
+
+def _merged(readers: list[Iterator[Any]], keys: list[Any]) -> Iterator[Any]:
+    """Sequences that are in order, merged into one that is."""
+    directions = [key if type(key) is Direction else Direction(key, down=False) for key in keys]
+    getters = [(getter(each.key), each.down) for each in directions]
+    return heapq.merge(*readers, key=lambda value: _SortKey([(get(value), down) for get, down in getters]))
+
+
+class _SortKey:
+    """Several values, each of which may count the other way round."""
+
+    __slots__ = ("values",)
+
+    def __init__(self, values: list[tuple[Any, bool]]) -> None:
+        self.values = values
+
+    def __lt__(self, other: _SortKey) -> bool:
+        for (mine, down), (theirs, _) in zip(self.values, other.values, strict=True):
+            if order := compare(mine, theirs):
+                return order > 0 if down else order < 0
+        return False
+
+
 @term("SLICE", 2, 3, options=("left_bound", "right_bound"))
 def slice_(call: Call) -> Fn:
+    """From one position up to another; of a sequence, a string, or binary data. Negative ones count from the end."""
     source, *ends = [arg.run for arg in call.args]
     left, right = call.option("left_bound", "closed"), call.option("right_bound", "open")
 
-    def run(env: Env) -> Stream:
+    def run(env: Env) -> Any:
         start, end = (*(whole(datum(end(env))) for end in ends), None)[:2]
         assert start is not None
-        start += left(env) == "open"
-        end = end + (right(env) == "closed") if end is not None else None
-        items = sequence(env, source(env))
-        if start >= 0 and (end is None or end >= 0):
-            return items.then(SliceStep(start, end))
-        return Stream(env.context, Items(items.collected()[start:end], items.table), array=True)
+        start = _after(start, is_open("left_bound", left(env)))
+        end = None if end is None else _after(end, not is_open("right_bound", right(env)))
+        return _slice_of(env, source(env), start, end)
 
     return run
+
+
+def _after(position: int, is_after: bool) -> int | None:
+    """The position, or the next one; None for the one behind the last, counted from the end."""
+    return (position + 1 or None) if is_after else position
+
+
+def _slice_of(env: Env, value: Any, start: int | None, end: int | None) -> Any:
+    if type(value) is str:
+        return value[_begin(start, len(value)) : end]
+    if kind_of(value) == "PTYPE<BINARY>":
+        data = binary_bytes(value)
+        return binary_value(data[_begin(start, len(data)) : end])
+    items = sequence(env, value)
+    if start is not None and start >= 0 and (end is None or end >= 0):
+        return items.then(SliceStep(start, end))
+    values = items.collected()
+    return Stream(env.context, Items(values[_begin(start, len(values)) : end], items.table), array=True)
+
+
+def _begin(start: int | None, size: int) -> int:
+    return size if start is None else start
 
 
 @term("NTH", 2)
@@ -175,9 +294,11 @@ def count(call: Call) -> Fn:
         value = source.run(env)
         if type(value) is str or is_plain_object(value):
             return len(value)
+        if kind_of(value) == "PTYPE<BINARY>":
+            return len(binary_bytes(value))
         items = sequence(env, value)
         if which:
-            items = items.then(FilterStep(_counted(env, which[0])))
+            items = items.then(FilterStep(predicate(env, which[0])))
         elif _is_whole_table(items):
             table = ordered_table(items)
             ((rows,),) = selected(env.context.connection, table, table.count_sql)
@@ -192,7 +313,8 @@ def _is_whole_table(items: Stream) -> bool:
     return not items.steps and type(rows) is Rows and (rows.low, rows.high) == (LOWEST_KEY, HIGHEST_KEY)
 
 
-def _counted(env: Env, which: Compiled) -> Callable[[Any], bool]:
+def predicate(env: Env, which: Compiled) -> Callable[[Any], bool]:
+    """Whether an element fulfils a function, or equals a value."""
     if which.arity is not None:
         return _predicate(env, which)
     wanted = datum(which.run(env))
@@ -260,12 +382,13 @@ def _sorted(items: Stream, keys: list[Any]) -> Stream:
     values = items.collected()
     for key in reversed(keys):
         wanted = key if type(key) is Direction else Direction(key, down=False)
-        getter = _getter(wanted.key)
-        values.sort(key=lambda value: Ordered(getter(value)), reverse=wanted.down)
+        read = getter(wanted.key)
+        values.sort(key=lambda value: Ordered(read(value)), reverse=wanted.down)
     return Stream(items.context, Items(values, items.table), array=True)
 
 
-def _getter(key: Any) -> Callable[[Any], Any]:
+def getter(key: Any) -> Callable[[Any], Any]:
+    """What to order an element by: a field or a function's result; below everything where there is none."""
     read = key if callable(key) else _field_reader(expect("STRING", key))
 
     def get(value: Any) -> Any:

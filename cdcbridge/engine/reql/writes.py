@@ -49,6 +49,8 @@ STRAY_LITERAL = (
     "Stray literal keyword found: literal is only present inside merge and cannot nest inside another literal."
 )
 
+COUNTERS = ("deleted", "errors", "inserted", "replaced", "skipped", "unchanged")
+
 Change = Callable[[Any], Any]
 """The new document from the old one (None for none)."""
 
@@ -59,12 +61,7 @@ class Summary:
 
     context: Context
     return_changes: Any = False
-    counts: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(
-            ("deleted", "errors", "inserted", "replaced", "skipped", "unchanged"),
-            0,
-        )
-    )
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
     first_error: str | None = None
     generated_keys: list[str] = field(default_factory=list)
     changes: list[dict[str, Any]] = field(default_factory=list)
