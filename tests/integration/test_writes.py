@@ -430,7 +430,7 @@ class TestReturnChanges:
         assert t.count().run(conn) == 2
 
     def test_the_old_name_is_refused(self, conn: LocalConnection, t: Any) -> None:
-        with pytest.raises(ReqlServerCompileError, match="`return_vals`"):
+        with pytest.raises(ReqlQueryLogicError, match="encountered obsolete optarg `return_vals`"):
             t.delete(return_vals=True).run(conn)
 
 

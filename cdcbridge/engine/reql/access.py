@@ -22,6 +22,7 @@ from cdcbridge.engine.reql.runtime import (
     kind_of,
     whole,
 )
+from cdcbridge.engine.reql.system import SystemRows, refuse_system_table, system_table
 from cdcbridge.engine.values import Bound, encoded_key, loads
 
 
@@ -53,7 +54,7 @@ def table(call: Call) -> Fn:
 
 def _table_stream(env: Env, database: str, name: str) -> Stream:
     if database == SYSTEM_DATABASE:
-        raise QueryError(ErrorType.QUERY_LOGIC, f"not supported yet: system table {name}")
+        return system_table(env.context, name)
     return Stream(env.context, Rows(env.context.catalog.table(database, name)))
 
 
@@ -67,6 +68,7 @@ def whole_table(value: Any) -> Table:
         rows = value.source
         if (rows.low, rows.high, rows.down) == (LOWEST_KEY, HIGHEST_KEY, False):
             return rows.table
+    refuse_system_table(value)
     raise QueryError(ErrorType.QUERY_LOGIC, f"Expected type TABLE but found {kind_of(value)}.")
 
 
@@ -74,10 +76,11 @@ def whole_table(value: Any) -> Table:
 def get(call: Call) -> Fn:
     source, key = (arg.run for arg in call.args)
 
-    def fetch(env: Env) -> Row:
-        table = whole_table(source(env))
-        value = datum(key(env))
-        return fetch_row(env, table, value)
+    def fetch(env: Env) -> Any:
+        place, value = source(env), datum(key(env))
+        if type(place) is Stream and type(place.source) is SystemRows:
+            return place.source.get(env.context, value)
+        return fetch_row(env, whole_table(place), value)
 
     return fetch
 

@@ -9,6 +9,7 @@ from cdcbridge.engine.errors import ErrorType, QueryError
 from cdcbridge.engine.reql.access import DatabaseName, whole_table
 from cdcbridge.engine.reql.registry import Call, Fn, term
 from cdcbridge.engine.reql.runtime import Env, datum, expect, kind_of
+from cdcbridge.engine.reql.system import NAMES, ONE_SERVER
 
 
 @term("DB_LIST", 0)
@@ -41,7 +42,13 @@ def db_drop(call: Call) -> Fn:
 
 @term("TABLE_LIST", 0, 1)
 def table_list(call: Call) -> Fn:
-    return lambda env: [table.name for table in env.context.catalog.tables(_home(env, call))]
+
+    def names(env: Env) -> list[str]:
+        if call.args and call.args[0].run(env) == SYSTEM_DATABASE:
+            return NAMES
+        return [table.name for table in env.context.catalog.tables(_home(env, call))]
+
+    return names
 
 
 @term(
@@ -59,7 +66,7 @@ def table_create(call: Call) -> Fn:
 
     def create(env: Env) -> dict[str, Any]:
         if any(datum(count(env)) != 1 for count in copies):
-            raise QueryError(ErrorType.OP_FAILED, "This engine is one server: `shards` and `replicas` can only be 1.")
+            raise QueryError(ErrorType.OP_FAILED, ONE_SERVER)
         wanted = expect("STRING", datum(name(env)))
         settings = (expect("STRING", primary_key(env)), checked_durability(durability(env)))
         table = env.context.writing.create_table(_home(env, call), wanted, *settings)
@@ -114,10 +121,18 @@ def _home(env: Env, call: Call) -> Database:
     """The database that a term is about: its first argument, if that is one, or the default."""
     first = call.args[0].run(env) if call.args else None
     if type(first) is DatabaseName:
+        _refuse_system_database(first, call.name)
         return env.context.catalog.database(first)
     if len(call.args) > (0 if call.name == "TABLE_LIST" else 1):
         raise QueryError(ErrorType.QUERY_LOGIC, f"Expected type DATABASE but found {kind_of(first)}.")
     return env.context.catalog.database(env.context.settings.database)
+
+
+def _refuse_system_database(database: str, name: str) -> None:
+    if database == SYSTEM_DATABASE:
+        deed = "create new tables" if name == "TABLE_CREATE" else "drop tables"
+        message = f"Database `{database}` is special; you can't {deed} in it."
+        raise QueryError(ErrorType.OP_FAILED, message)
 
 
 def _config(database: Database) -> dict[str, Any]:

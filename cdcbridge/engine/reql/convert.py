@@ -11,7 +11,7 @@ from typing import Any
 from cdcbridge.engine.errors import ErrorType, QueryError
 from cdcbridge.engine.reql.arithmetic import truthy
 from cdcbridge.engine.reql.registry import Call, Fn, function, term
-from cdcbridge.engine.reql.runtime import Stream, datum, expect, kind_of
+from cdcbridge.engine.reql.runtime import Env, Stream, datum, expect, kind_of
 from cdcbridge.engine.values import PSEUDO_TYPE, binary_bytes, dumps, number, printed, pseudo
 
 # Types ---------------------------------------------------------------------------------------------------------------
@@ -19,8 +19,13 @@ from cdcbridge.engine.values import PSEUDO_TYPE, binary_bytes, dumps, number, pr
 
 @term("TYPE_OF", 1, grouping="ends")
 def type_of(call: Call) -> Fn:
+    """Its name as RethinkDB has it: DB, though messages say DATABASE."""
     value = call.args[0].run
-    return lambda env: kind_of(value(env))
+
+    def name(env: Env) -> str:
+        return "DB" if (kind := kind_of(value(env))) == "DATABASE" else kind
+
+    return name
 
 
 @term("COERCE_TO", 2)

@@ -7,11 +7,13 @@ from cdcbridge.engine.reql import (
     arithmetic,
     arrays,
     bits,
+    cluster,
     control,
     convert,
     documents,
     feeds,
     for_each,
+    info,
     joins,
     sequences,
     strings,
@@ -22,8 +24,8 @@ from cdcbridge.engine.reql import (
 from cdcbridge.engine.reql.registry import compile_query
 
 FAMILIES = (
-    access, admin, aggregation, arithmetic, arrays, bits, control, convert, documents, feeds, for_each, joins,
-    sequences, strings, times, unsupported, writes,
+    access, admin, aggregation, arithmetic, arrays, bits, cluster, control, convert, documents, feeds, for_each,
+    info, joins, sequences, strings, times, unsupported, writes,
 )  # fmt: skip
 
 __all__ = ["FAMILIES", "compile_query"]

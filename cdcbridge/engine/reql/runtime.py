@@ -139,6 +139,11 @@ class Rows:
     down: bool = False
     notes: tuple[int, ...] = ()
 
+    @property
+    def kind(self) -> str:
+        """The name of its type: all of a table, or a part or an order of it."""
+        return "TABLE" if (self.low, self.high, self.down) == (LOWEST_KEY, HIGHEST_KEY, False) else "TABLE_SLICE"
+
     def encoded(self, context: Context) -> Iterator[bytes]:
         low, high = self.low, self.high
         while page := self.page(context.connection, low, high, ROWS_PER_PAGE):
@@ -464,6 +469,8 @@ def sequence(env: Env, value: Any) -> Stream:
 def kind_of(value: Any) -> str:
     """The type of anything that a query works with, as messages name it."""
     if type(value) is Stream:
+        if type(value.source) is Rows and not value.steps:
+            return value.source.kind
         shape = "ARRAY" if value.array else "STREAM"
         return f"SELECTION<{shape}>" if value.table else shape
     if type(value) is Row:

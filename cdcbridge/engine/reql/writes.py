@@ -49,6 +49,8 @@ STRAY_LITERAL = (
     "Stray literal keyword found: literal is only present inside merge and cannot nest inside another literal."
 )
 
+OBSOLETE = "Error:  encountered obsolete optarg `return_vals`.  Use `return_changes` instead."
+
 COUNTERS = ("deleted", "errors", "inserted", "replaced", "skipped", "unchanged")
 
 Change = Callable[[Any], Any]
@@ -184,6 +186,8 @@ class _Options:
     """`durability` and `return_changes` of one term."""
 
     def __init__(self, call: Call) -> None:
+        if "return_vals" in call.options:
+            raise QueryError(ErrorType.QUERY_LOGIC, OBSOLETE, call.path)
         self._durability = call.option("durability")
         self._return_changes = call.option("return_changes", False)
 
@@ -205,7 +209,7 @@ def _checked_return_changes(value: Any) -> Any:
     raise QueryError(ErrorType.QUERY_LOGIC, message)
 
 
-_SHARED = ("durability", "return_changes", "ignore_write_hook")
+_SHARED = ("durability", "return_changes", "ignore_write_hook", "return_vals")
 
 
 # Insert --------------------------------------------------------------------------------------------------------------
