@@ -30,7 +30,7 @@ from cdcbridge.engine.reql.library import compile_query
 from cdcbridge.engine.reql.registry import Compiled
 from cdcbridge.engine.reql.runtime import PAUSE, Context, Env, Grouped, Settings, Stream, datum, kind_of
 from cdcbridge.engine.store import Store, Transaction
-from cdcbridge.engine.values import ARRAY_LIMIT, PSEUDO_TYPE, dumps
+from cdcbridge.engine.values import HIGHEST_ARRAY_LIMIT, PSEUDO_TYPE, dumps
 
 InitialValues = Literal["seed", "explicit"]
 """Which feeds begin with initial values where the feed does not say: point and range feeds, or none."""
@@ -119,7 +119,8 @@ class Engine:
             QueryError: also its subclasses CompileError and ClientError.
         """
         try:
-            return Plan(compile_query(term), self._settings(options))
+            settings = self._settings(options)
+            return Plan(compile_query(term, settings.array_limit), settings)
         except RecursionError:
             raise CompileError("Query nested too deeply.", ()) from None
 
@@ -196,7 +197,7 @@ def _setting(name: str, value: Any) -> dict[str, Any]:
         return {"soft": checked_durability(datum(value)) == "soft"}
     if type(value) is not int or value < 1:
         raise QueryError(ErrorType.QUERY_LOGIC, f"Illegal array size limit `{value}`.  (Must be >= 1.)", ())
-    return {"array_limit": min(value, ARRAY_LIMIT * 100)}
+    return {"array_limit": min(value, HIGHEST_ARRAY_LIMIT)}
 
 
 def _answer(value: Any) -> Answer:

@@ -26,6 +26,8 @@ PSEUDO_TYPE: Final = "$reql_type$"
 LARGEST_EXACT_INTEGER: Final = 2**53
 LONGEST_KEY_BYTES: Final = 128
 ARRAY_LIMIT: Final = 100_000
+HIGHEST_ARRAY_LIMIT: Final = 100 * ARRAY_LIMIT
+"""What a query can raise its limit to."""
 
 loads = msgspec.json.Decoder().decode
 """A value from its stored JSON."""

@@ -12,7 +12,7 @@ from cdcbridge.engine.errors import ErrorType, QueryError
 from cdcbridge.engine.reql import times
 from cdcbridge.engine.reql.registry import Call, Fn, function, term
 from cdcbridge.engine.reql.runtime import Env, array_limit_exceeded, datum, expect, kind_of, whole
-from cdcbridge.engine.values import ARRAY_LIMIT, compare, number
+from cdcbridge.engine.values import ARRAY_LIMIT, HIGHEST_ARRAY_LIMIT, compare, number
 
 
 def truthy(value: Any) -> bool:
@@ -70,7 +70,7 @@ def _first(call: Call, stop: Callable[[Any], bool], empty: bool) -> Fn:
     return run
 
 
-@function("ADD", 1, None)
+@function("ADD", 1, None, grows=True)
 def add(first: Any, *rest: Any) -> Any:
     """The sum of numbers, or strings or arrays one after the other; a time so many seconds later."""
     if any(type(value) is dict for value in (first, *rest)):
@@ -79,7 +79,7 @@ def add(first: Any, *rest: Any) -> Any:
         case "STRING":
             return "".join([first, *(expect("STRING", value) for value in rest)])
         case "ARRAY":
-            return _within_limit(sum((expect("ARRAY", value) for value in rest), list(first)))
+            return sum((expect("ARRAY", value) for value in rest), list(first))
         case _:
             return _folded(lambda left, right: left + right, first, rest)
 
@@ -103,7 +103,7 @@ def _earlier(left: Any, right: Any) -> Any:
     return times.subtracted(left, right) if kind_of(left) == times.TIME else left - expect("NUMBER", right)
 
 
-@function("MUL", 1, None)
+@function("MUL", 1, None, grows=True)
 def multiply(first: Any, *rest: Any) -> Any:
     """The product of numbers; an array times a number is that array so many times over."""
     if len(rest) == 1 and "ARRAY" in (kind_of(first), kind_of(rest[0])):
@@ -113,15 +113,9 @@ def multiply(first: Any, *rest: Any) -> Any:
 
 
 def _repeated(items: list[Any], times: int) -> list[Any]:
-    if len(items) * times > ARRAY_LIMIT:  # before it takes the memory
+    if len(items) * times > HIGHEST_ARRAY_LIMIT:  # before it takes the memory
         raise array_limit_exceeded(ARRAY_LIMIT)
     return items * times
-
-
-def _within_limit(items: list[Any]) -> list[Any]:
-    if len(items) > ARRAY_LIMIT:
-        raise array_limit_exceeded(ARRAY_LIMIT)
-    return items
 
 
 def _repetitions(value: Any) -> int:

@@ -10,9 +10,9 @@ from typing import Any
 
 from cdcbridge.engine.errors import ErrorType, QueryError
 from cdcbridge.engine.reql.registry import Call, Fn, function, term
-from cdcbridge.engine.reql.runtime import Env, array_limit_exceeded, expect, sequence, whole
+from cdcbridge.engine.reql.runtime import Env, expect, sequence, whole, within_limit
 from cdcbridge.engine.reql.sequences import predicate
-from cdcbridge.engine.values import ARRAY_LIMIT, identity
+from cdcbridge.engine.values import identity
 
 
 def _array(value: Any) -> list[Any]:
@@ -20,37 +20,31 @@ def _array(value: Any) -> list[Any]:
     return items
 
 
-def _limited(items: list[Any]) -> list[Any]:
-    if len(items) > ARRAY_LIMIT:
-        raise array_limit_exceeded(ARRAY_LIMIT)
-    return items
-
-
 # Elements in and out -------------------------------------------------------------------------------------------------
 
 
-@function("APPEND", 2)
+@function("APPEND", 2, grows=True)
 def append(items: Any, value: Any) -> list[Any]:
-    return _limited([*_array(items), value])
+    return [*_array(items), value]
 
 
-@function("PREPEND", 2)
+@function("PREPEND", 2, grows=True)
 def prepend(items: Any, value: Any) -> list[Any]:
-    return _limited([value, *_array(items)])
+    return [value, *_array(items)]
 
 
-@function("INSERT_AT", 3)
+@function("INSERT_AT", 3, grows=True)
 def insert_at(items: Any, position: Any, value: Any) -> list[Any]:
     """With `value` before the element at a position; -1 is behind the last one."""
     at = _gap(_array(items), position)
-    return _limited([*items[:at], value, *items[at:]])
+    return [*items[:at], value, *items[at:]]
 
 
-@function("SPLICE_AT", 3)
+@function("SPLICE_AT", 3, grows=True)
 def splice_at(items: Any, position: Any, values: Any) -> list[Any]:
     """As `insert_at`, with all elements of an array."""
     at = _gap(_array(items), position)
-    return _limited([*items[:at], *_array(values), *items[at:]])
+    return [*items[:at], *_array(values), *items[at:]]
 
 
 @function("CHANGE_AT", 3)
@@ -114,7 +108,8 @@ def offsets_of(call: Call) -> Fn:
     def run(env: Env) -> list[int]:
         wanted = predicate(env, which)
         items = sequence(env, source.run(env)).finite()
-        return _limited([position for position, value in enumerate(items) if wanted(value)])
+        positions = [position for position, value in enumerate(items) if wanted(value)]
+        return list(within_limit(env, positions))
 
     return run
 
@@ -146,14 +141,14 @@ def unique(values: Iterable[Any]) -> list[Any]:
     return list(first.values())
 
 
-@function("SET_INSERT", 2)
+@function("SET_INSERT", 2, grows=True)
 def set_insert(items: Any, value: Any) -> list[Any]:
-    return _limited(unique([*_array(items), value]))
+    return unique([*_array(items), value])
 
 
-@function("SET_UNION", 2)
+@function("SET_UNION", 2, grows=True)
 def set_union(items: Any, others: Any) -> list[Any]:
-    return _limited(unique([*_array(items), *_array(others)]))
+    return unique([*_array(items), *_array(others)])
 
 
 @function("SET_INTERSECTION", 2)

@@ -41,6 +41,7 @@ def _answers(value: Any) -> list[dict[str, Any]]:
 def added(total: dict[str, Any], answer: dict[str, Any], array_limit: int) -> dict[str, Any]:
     """Two writes' answers as one: counters summed up, lists one after the other, and the first error."""
     merged = dict(total)
+    warnings = dict.fromkeys([*total.get("warnings", ()), *answer.get("warnings", ())])
     for name, value in answer.items():
         if name not in merged:
             merged[name] = value
@@ -48,4 +49,9 @@ def added(total: dict[str, Any], answer: dict[str, Any], array_limit: int) -> di
             merged[name] += value
         elif type(value) is list:
             merged[name] = (merged[name] + value)[:array_limit]
-    return merged
+            if len(merged[name]) < len(total[name]) + len(value):
+                warnings[f"Too many {_LISTS.get(name, name)}, array truncated to {array_limit}."] = None
+    return merged | ({"warnings": list(warnings)} if warnings else {})
+
+
+_LISTS = {"generated_keys": "generated keys"}

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, cast
 from rethinkdb.ql2_pb2 import Term as _Term
 
 from cdcbridge.engine.errors import ClientError, CompileError, ErrorType, QueryError
-from cdcbridge.engine.reql.runtime import Env, Grouped, array_limit_exceeded, datum
+from cdcbridge.engine.reql.runtime import Env, Grouped, array_limit_exceeded, datum, within_limit
 from cdcbridge.engine.values import ARRAY_LIMIT, PSEUDO_TYPE, number, pseudo
 
 Fn = Callable[[Env], Any]
@@ -123,12 +123,19 @@ def refuse(reason: str, *names: str) -> None:
 
 
 def function(
-    name: str, least: int, most: int | None = -1, *, deterministic: bool = True
+    name: str, least: int, most: int | None = -1, *, deterministic: bool = True, grows: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a plain function of the arguments' values (datums, no sequences that are still to be read)."""
+    """Register a plain function of the arguments' values (datums, no sequences that are still to be read).
+
+    `grows`: it can make an array that is larger than its arguments are, and so over the query's limit.
+    """
 
     def register(plain: Callable[..., Any]) -> Callable[..., Any]:
-        term(name, least, most, deterministic=deterministic)(lambda call: _applied(plain, call.args))
+        def build(call: Call) -> Fn:
+            run = _applied(plain, call.args)
+            return (lambda env: within_limit(env, run(env))) if grows else run
+
+        term(name, least, most, deterministic=deterministic)(build)
         return plain
 
     return register
@@ -151,15 +158,15 @@ def _applied(plain: Callable[..., Any], args: list[Compiled]) -> Fn:
 # The compiler --------------------------------------------------------------------------------------------------------
 
 
-def compile_query(query: Any) -> Compiled:
-    """A whole query, as parsed JSON, into a function.
+def compile_query(query: Any, array_limit: int = ARRAY_LIMIT) -> Compiled:
+    """A whole query, as parsed JSON, into a function. No array in it may have more elements than `array_limit`.
 
     Raises:
         CompileError: a wrong number of arguments, an unknown optional argument.
         QueryError: a term that this engine does not have.
         ClientError: no query at all.
     """
-    return _compile(query, (), _Scope())
+    return _compile(query, (), _Scope(array_limit=array_limit))
 
 
 @dataclass(frozen=True)
@@ -172,6 +179,7 @@ class _Scope:
     depth: int = 0
     grouped: frozenset[int] = frozenset()
     """The variables that may be grouped data."""
+    array_limit: int = ARRAY_LIMIT
 
     def inner(self) -> _Scope:
         """The scope one level down."""
@@ -182,14 +190,14 @@ class _Scope:
         row = ids[0] if len(ids) == 1 else self.row
         groups = {id for id, is_grouped in zip(ids, grouped, strict=False) if is_grouped}
         hidden = self.grouped - frozenset(ids)
-        return _Scope(self.variables | frozenset(ids), row, self.depth + 1, hidden | groups)
+        return _Scope(self.variables | frozenset(ids), row, self.depth + 1, hidden | groups, self.array_limit)
 
 
 def _compile(node: Any, path: Path, scope: _Scope) -> Compiled:
     if scope.depth > DEEPEST_QUERY:
         raise CompileError(f"Query nested deeper than {DEEPEST_QUERY} levels.", path)
     try:
-        return _constant(_plain(node), path)
+        return _constant(_plain(node, scope.array_limit), path)
     except _NotPlainError:
         pass
     kind = type(node)
@@ -202,7 +210,7 @@ class _NotPlainError(Exception):
     """There is something to run in it."""
 
 
-def _plain(node: Any) -> Any:
+def _plain(node: Any, limit: int) -> Any:
     """The value of a part with nothing to run in it: documents arrive so, and are walked just once.
 
     Raises:
@@ -212,11 +220,11 @@ def _plain(node: Any) -> Any:
     if kind is int or kind is float:
         return number(node)
     if kind is dict:
-        value = {name: _plain(part) for name, part in node.items()}
+        value = {name: _plain(part, limit) for name, part in node.items()}
         return pseudo(value) if PSEUDO_TYPE in value else value
     if kind is list:
-        if len(node) == 2 and node[0] == _MAKE_ARRAY and type(node[1]) is list and len(node[1]) <= ARRAY_LIMIT:
-            return [_plain(part) for part in node[1]]
+        if len(node) == 2 and node[0] == _MAKE_ARRAY and type(node[1]) is list and len(node[1]) <= limit:
+            return [_plain(part, limit) for part in node[1]]
         raise _NotPlainError
     return node
 
@@ -245,10 +253,12 @@ def make_array(call: Call) -> Fn:
 
 
 def _compile_array(args: list[Compiled], path: Path) -> Compiled:
-    if len(args) > ARRAY_LIMIT:
-        raise array_limit_exceeded(ARRAY_LIMIT)
     runs = [part.run for part in args]
-    return replace(_combined(lambda env: [datum(run(env)) for run in runs], path, args), parts=tuple(args))
+
+    def make(env: Env) -> Any:
+        return within_limit(env, [datum(run(env)) for run in runs])
+
+    return replace(_combined(make, path, args), parts=tuple(args))
 
 
 def _combined(run: Fn, path: Path, parts: Any) -> Compiled:
@@ -263,6 +273,8 @@ def _combined(run: Fn, path: Path, parts: Any) -> Compiled:
 def _compile_term(node: list[Any], path: Path, scope: _Scope) -> Compiled:
     name, args, options = _taken_apart(node)
     inner = scope.inner()
+    if name == "MAKE_ARRAY" and len(args) > scope.array_limit:
+        raise array_limit_exceeded(scope.array_limit)
     if name == "FUNC":
         return _compile_function(args, path, scope)
     if name == "VAR":

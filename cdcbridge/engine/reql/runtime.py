@@ -384,6 +384,18 @@ def array_limit_exceeded(limit: int) -> QueryError:
     return QueryError(ErrorType.RESOURCE_LIMIT, message)
 
 
+def within_limit(env: Env, value: Any) -> Any:
+    """A value that has been made; an array of it has at most as many elements as the query may have.
+
+    Raises:
+        QueryError: it has more.
+    """
+    limit = env.context.settings.array_limit
+    if type(value) is list and len(value) > limit:
+        raise array_limit_exceeded(limit)
+    return value
+
+
 # Groups --------------------------------------------------------------------------------------------------------------
 
 

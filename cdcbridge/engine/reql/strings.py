@@ -9,8 +9,7 @@ import re2
 
 from cdcbridge.engine.errors import ErrorType, QueryError
 from cdcbridge.engine.reql.registry import function
-from cdcbridge.engine.reql.runtime import array_limit_exceeded, expect, whole
-from cdcbridge.engine.values import ARRAY_LIMIT
+from cdcbridge.engine.reql.runtime import expect, whole
 
 LARGEST_PATTERN_BYTES: Final = 1 << 20
 """The memory that one compiled pattern may take."""
@@ -54,7 +53,7 @@ def _text(problem: Exception) -> str:
     return reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
 
 
-@function("SPLIT", 1, 3)
+@function("SPLIT", 1, 3, grows=True)
 def split(text: Any, separator: Any = None, most: Any = None) -> list[str]:
     """A string's parts between separators: blanks if it is null, and between all characters if it is empty.
 
@@ -64,10 +63,7 @@ def split(text: Any, separator: Any = None, most: Any = None) -> list[str]:
     if times < -1:
         raise QueryError(ErrorType.QUERY_LOGIC, "Error: `split` size argument must be non-negative.")
     text = expect("STRING", text)
-    parts = _characters(text, times) if separator == "" else text.split(_separator(separator), times)
-    if len(parts) > ARRAY_LIMIT:
-        raise array_limit_exceeded(ARRAY_LIMIT)
-    return list(parts)
+    return _characters(text, times) if separator == "" else list(text.split(_separator(separator), times))
 
 
 def _separator(value: Any) -> str | None:

@@ -67,6 +67,8 @@ class Summary:
     first_error: str | None = None
     generated_keys: list[str] = field(default_factory=list)
     changes: list[dict[str, Any]] = field(default_factory=list)
+    unlisted_changes: bool = False
+    """There are more changes than an array may have."""
 
     def count(self, fate: str, old: bytes | None, new: bytes | None) -> None:
         """One document went from `old` to `new`."""
@@ -82,25 +84,29 @@ class Summary:
             self._remember({"old_val": old, "new_val": old, "error": message})
 
     def _remember(self, change: dict[str, Any]) -> None:
-        if len(self.changes) < self.context.settings.array_limit:
+        self.unlisted_changes = len(self.changes) >= self.context.settings.array_limit
+        if not self.unlisted_changes:
             self.changes.append(change)
 
     def answer(self) -> dict[str, Any]:
         """The object that the client gets."""
         answer: dict[str, Any] = dict(self.counts)
+        limit = self.context.settings.array_limit
         if self.first_error is not None:
             answer["first_error"] = self.first_error
         if self.return_changes:
             answer["changes"] = self.changes
         if self.generated_keys:
-            self._add_generated_keys(answer, self.context.settings.array_limit)
+            answer["generated_keys"] = self.generated_keys[:limit]
+        if warnings := list(self._warnings(limit)):
+            answer["warnings"] = warnings
         return answer
 
-    def _add_generated_keys(self, answer: dict[str, Any], limit: int) -> None:
-        made = len(self.generated_keys)
-        answer["generated_keys"] = self.generated_keys[:limit]
-        if made > limit:
-            answer["warnings"] = [f"Too many generated keys ({made}), array truncated to {limit}."]
+    def _warnings(self, limit: int) -> Iterator[str]:
+        if (made := len(self.generated_keys)) > limit:
+            yield f"Too many generated keys ({made}), array truncated to {limit}."
+        if self.unlisted_changes:
+            yield f"Too many changes, array truncated to {limit}."
 
 
 def _value(doc: bytes | None) -> Any:
