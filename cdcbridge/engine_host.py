@@ -14,6 +14,7 @@ from structlog.typing import FilteringBoundLogger
 
 from cdcbridge.engine.core import Engine
 from cdcbridge.engine.errors import FileInUse, FileUnusable
+from cdcbridge.engine.retention import Retention
 from cdcbridge.engine.server import Server
 from cdcbridge.errors import BridgeError, ConfigError, InUse, StateError
 from cdcbridge.settings import Address, EngineConfig
@@ -33,7 +34,7 @@ async def hosted_engine(
     Raises:
         ConfigError: the file or the port cannot be had.
     """
-    engine = _opened(data or config.data)
+    engine = _opened(data or config.data, _retention(config))
     try:
         password = config.password.get_secret_value() if config.password else ""
         server = Server(engine, password=password, on_fatal=lambda error: failed(StateError(error.path, error.problem)))
@@ -47,10 +48,14 @@ async def hosted_engine(
         _close(engine)
 
 
-def _opened(path: Path) -> Engine:
+def _retention(config: EngineConfig) -> Retention:
+    return Retention(config.retain_age_s, config.retain_bytes, config.retain_count, config.retain_hard_bytes)
+
+
+def _opened(path: Path, retention: Retention) -> Engine:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return Engine.open(path)
+        return Engine.open(path, retention=retention)
     except FileInUse as problem:
         remedy = "stop the other process, or choose another file with --data"
         raise InUse("engine.data", str(problem), remedy, problem.owner) from problem

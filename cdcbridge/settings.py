@@ -148,6 +148,16 @@ class EngineConfig(_Keys):
         default=None, min_length=1, description="The password of the user admin. Needed to listen beyond this machine."
     )
     password_file: FilePath | None = Field(default=None, description="A file that holds the password.")
+    retain_age_s: Seconds | None = Field(
+        default=None, ge=0, description="Forget changes that are older, in seconds. Unset: whatever their age."
+    )
+    retain_count: Whole | None = Field(default=None, ge=1, description="Keep so many changes. Unset: any number.")
+    retain_bytes: Whole | None = Field(
+        default=None, ge=0, description="Keep so many bytes of changes. Unset: any size."
+    )
+    retain_hard_bytes: Whole | None = Field(
+        default=None, ge=0, description="Keep so many bytes at the most, even of changes that no bridge has confirmed."
+    )
 
 
 class ExchangeConfig(_Keys):

@@ -68,6 +68,7 @@ class FakeEngine:
     """See the module's text. `cursors` are all that it has handed out, `written` what was inserted."""
 
     wants_checkpoint = False
+    forgets = False
 
     def __init__(self) -> None:
         self.cursors: list[FakeCursor] = []

@@ -12,6 +12,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cdcbridge.engine.checksum import SQL_FUNCTION
 from cdcbridge.engine.errors import ErrorType, QueryError
 
 SYSTEM_DATABASE: Final = "rethinkdb"
@@ -35,6 +36,9 @@ CREATE TABLE tbl (
 );
 CREATE UNIQUE INDEX tbl_name ON tbl (db, name) WHERE dropped = 0;
 """
+
+BODY: Final = f"{SQL_FUNCTION}(body, sum)"
+"""A document's column as it has to be selected: a damaged one fails the statement."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _NAME_LENGTH_MAX = 200
@@ -66,15 +70,17 @@ class Table:
     def __post_init__(self) -> None:
         self.dropped = bool(self.dropped)
         rows = f"doc_{self.number}"
-        self.create_sql = f"CREATE TABLE {rows} (key BLOB PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID"
+        self.create_sql = (
+            f"CREATE TABLE {rows} (key BLOB PRIMARY KEY, body BLOB NOT NULL, sum INTEGER NOT NULL) WITHOUT ROWID"
+        )
         self.drop_sql = f"DROP TABLE {rows}"
-        self.get_sql = f"SELECT body FROM {rows} WHERE key = ?"
-        self.insert_sql = f"INSERT INTO {rows} VALUES (?, ?)"
-        self.update_sql = f"UPDATE {rows} SET body = ?2 WHERE key = ?1"
+        self.get_sql = f"SELECT {BODY} FROM {rows} WHERE key = ?"
+        self.insert_sql = f"INSERT INTO {rows} VALUES (?, ?, ?)"
+        self.update_sql = f"UPDATE {rows} SET body = ?2, sum = ?3 WHERE key = ?1"
         self.delete_sql = f"DELETE FROM {rows} WHERE key = ?"
         self.count_sql = f"SELECT count(*) FROM {rows}"
-        self.scan_sql = f"SELECT key, body FROM {rows} WHERE key >= ? AND key < ? ORDER BY key LIMIT ?"
-        self.scan_down_sql = f"SELECT key, body FROM {rows} WHERE key >= ? AND key < ? ORDER BY key DESC LIMIT ?"
+        self.scan_sql = f"SELECT key, {BODY} FROM {rows} WHERE key >= ? AND key < ? ORDER BY key LIMIT ?"
+        self.scan_down_sql = f"SELECT key, {BODY} FROM {rows} WHERE key >= ? AND key < ? ORDER BY key DESC LIMIT ?"
 
     def config(self) -> dict[str, Any]:
         """The row that `rethinkdb.table_config` has for it."""

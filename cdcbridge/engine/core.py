@@ -13,6 +13,7 @@ Feeds, and the bridge, see a change when it is durable.
 
 from __future__ import annotations
 
+import sqlite3
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,14 +23,15 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from cdcbridge.engine.errors import CompileError, ErrorType, QueryError
+from cdcbridge.engine.errors import CompileError, ErrorType, FileUnusable, QueryError
 from cdcbridge.engine.feed import Feed
 from cdcbridge.engine.reql.access import DatabaseName
 from cdcbridge.engine.reql.admin import checked_durability
 from cdcbridge.engine.reql.library import compile_query
 from cdcbridge.engine.reql.registry import Compiled
 from cdcbridge.engine.reql.runtime import PAUSE, Context, Env, Grouped, Settings, Stream, datum, kind_of
-from cdcbridge.engine.store import Store, Transaction
+from cdcbridge.engine.retention import Retention, Step
+from cdcbridge.engine.store import KEEP_ALL, Store, Transaction
 from cdcbridge.engine.values import HIGHEST_ARRAY_LIMIT, PSEUDO_TYPE, dumps
 
 InitialValues = Literal["seed", "explicit"]
@@ -66,6 +68,7 @@ class Cursor(Protocol):
         Raises:
             QueryError: an element cannot be made, or the feed's table is gone. Elements before it have been given
                 out; the cursor is dead afterwards.
+            FileUnreadable: the data file is damaged.
         """
 
     def close(self) -> None:
@@ -103,14 +106,14 @@ class Engine:
         self._defaults = Settings(initial_values=initial_values)
 
     @classmethod
-    def open(cls, path: Path | str, initial_values: InitialValues = "seed") -> Engine:
-        """Open a data file, or make it.
+    def open(cls, path: Path | str, initial_values: InitialValues = "seed", retention: Retention = KEEP_ALL) -> Engine:
+        """Open a data file, or make it. `retention` is for `trim`.
 
         Raises:
             FileInUse: another process has it open.
             FileUnusable: it cannot be read or written, or is something else.
         """
-        return cls(Store(Path(path)), initial_values)
+        return cls(Store(Path(path), retention), initial_values)
 
     def compile(self, term: Any, options: Mapping[str, Any]) -> Plan:
         """A plan for the parsed JSON of a query and of its global optional arguments.
@@ -142,29 +145,35 @@ class Engine:
 
         Raises:
             QueryError: the query fails.
+            FileUnreadable: the data file is damaged.
         """
         context = Context(self.store, plan.settings)
-        return _answer(plan.compiled.run(Env(context, {})))
+        with self.store.reading():
+            return _answer(plan.compiled.run(Env(context, {})))
 
-    def write(self, plans: Sequence[Plan]) -> list[Answer | QueryError]:
+    def write(self, plans: Sequence[Plan]) -> list[Answer | Exception]:
         """Run plans that write, in order, in one transaction; each fails or succeeds alone.
 
         Raises:
+            DiskFull: there is no room; none of the plans happened.
             FileUnusable: the transaction could not be committed; none of the plans happened.
         """
         with self.store.transaction() as transaction:
             return [self._write_one(transaction, plan) for plan in plans]
 
-    def _write_one(self, transaction: Transaction, plan: Plan) -> Answer | QueryError:
+    def _write_one(self, transaction: Transaction, plan: Plan) -> Answer | Exception:
         context = Context(self.store, plan.settings, transaction)
+        catalog = transaction.catalog
         try:
             with transaction.savepoint():
                 answer = _answer(plan.compiled.run(Env(context, {})))
                 return _held(answer) if isinstance(answer, StreamCursor) else answer
-        except QueryError as error:
+        except (sqlite3.Error, OSError, FileUnusable):
+            raise  # the file's trouble is everybody's
+        except Exception as error:  # noqa: BLE001 (one query's trouble, even a bug, must not undo the others)
             return error
         finally:
-            plan.durable = context.hard
+            plan.durable = context.hard or transaction.catalog is not catalog
 
     def sync(self) -> frozenset[int]:
         """Make everything written so far durable. Returns the tables that became different, for waking feeds.
@@ -182,6 +191,19 @@ class Engine:
     def checkpoint(self) -> None:
         """Copy SQLite's write-ahead log into the data file. Loses nothing if it is never called, but the log grows."""
         self.store.checkpoint()
+
+    @property
+    def forgets(self) -> bool:
+        """The journal is limited: `trim` should be called now and then."""
+        return not self.store.retention.keeps_all
+
+    def trim(self) -> Step | None:
+        """One short step of forgetting what the journal need not keep; None when that is all. To be called as `write`.
+
+        Raises:
+            FileUnusable: it could not be done, and did not happen.
+        """
+        return self.store.trim()
 
     def close(self) -> None:
         """Sync, and let the file go. No cursor may be read afterwards."""
@@ -225,6 +247,7 @@ class StreamCursor:
         self.notes = source.notes
         self.is_feed = stream.is_feed
         self.tables = frozenset({source.watched.table.number}) if isinstance(source, Feed) else frozenset()
+        self._store = stream.context.store
         self._elements: Iterator[bytes] = stream.encoded()
         self._error: QueryError | None = None
 
@@ -235,15 +258,16 @@ class StreamCursor:
         items: list[bytes] = []
         size = 0
         try:
-            for number in count(1):
-                if (element := next(self._elements, None)) is None:
-                    return Chunk(items, done=True)
-                if element is PAUSE:
-                    break
-                items.append(element)
-                size += len(element)
-                if number >= max_rows or size >= max_bytes:
-                    break
+            with self._store.reading():
+                for number in count(1):
+                    if (element := next(self._elements, None)) is None:
+                        return Chunk(items, done=True)
+                    if element is PAUSE:
+                        break
+                    items.append(element)
+                    size += len(element)
+                    if number >= max_rows or size >= max_bytes:
+                        break
         except QueryError as error:
             self._error = error
             if not items or error.type is ErrorType.OP_FAILED:

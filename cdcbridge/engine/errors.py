@@ -4,6 +4,8 @@
     ├── QueryError      a query fails; the client gets it as an answer and goes on
     ├── FileInUse       another process has the data file open
     └── FileUnusable    the data file cannot be opened, read or written; the engine stops taking writes
+        ├── DiskFull        a write found no room and did not happen; others may, once there is room
+        └── FileUnreadable  a query met a part of the file that is damaged or cannot be read; the engine goes on
 
 Source: error types and response types of RethinkDB's ql2.proto.
 """
@@ -75,3 +77,11 @@ class FileUnusable(EngineError):
         super().__init__(f"{path}: {problem}")
         self.path = path
         self.problem = problem
+
+
+class DiskFull(FileUnusable):
+    """There is no room to write to `path`."""
+
+
+class FileUnreadable(FileUnusable):
+    """What a query wanted to read from `path` is damaged, or cannot be read."""

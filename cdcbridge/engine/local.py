@@ -25,7 +25,7 @@ from rethinkdb.errors import ReqlDriverError, ReqlTimeoutError
 from rethinkdb.net import Connection, ConnectionInstance
 
 from cdcbridge.engine.core import Answer, Engine, InitialValues, Plan
-from cdcbridge.engine.errors import EngineError, FileUnusable
+from cdcbridge.engine.errors import DiskFull, EngineError, FileUnusable
 from cdcbridge.engine.session import Session, Watchers, attempt
 from cdcbridge.engine.wire import Frames, Query
 
@@ -153,6 +153,8 @@ class _Shared:
         """Run `job`; once the file has failed, no further write is tried."""
         try:
             return job()
+        except DiskFull:
+            raise
         except FileUnusable as exc:
             self._failed = exc
             raise

@@ -22,8 +22,9 @@ from functools import partial
 from typing import TypeVar, cast
 
 from cdcbridge.engine.core import Answer, Engine, Plan
-from cdcbridge.engine.errors import EngineError, FileUnusable, QueryError
+from cdcbridge.engine.errors import DiskFull, EngineError, FileUnusable
 from cdcbridge.engine.handshake import Event, Handshake, Ready
+from cdcbridge.engine.retention import Step
 from cdcbridge.engine.scram import Credentials
 from cdcbridge.engine.session import Session, Watchers
 from cdcbridge.engine.wire import Frames, Refused, Send
@@ -33,6 +34,8 @@ T = TypeVar("T")
 MAX_RUNNING = 1024
 """Queries of one client that run at a time; RethinkDB's number. More are left in the socket."""
 READERS = 4
+TRIM_INTERVAL_S = 0.25
+"""How often the journal is looked at for entries that need not be kept."""
 HANDSHAKE_TIMEOUT_S = 10.0
 CLOSE_GRACE_S = 2.0
 """How long `close` waits for clients to take their last answers."""
@@ -187,6 +190,9 @@ class LoopExecutor:
         self._read_out = asyncio.Event()
         self._read_out.set()
         self._failed: FileUnusable | None = None
+        self._trim_handle: asyncio.Handle | None = None
+        if engine.forgets:
+            self._trim_handle = loop.call_soon(self._trim)
 
     def read(self, job: Callable[[], T], done: Callable[[T | Exception], None]) -> None:
         """Run `job` in one of the readers' threads."""
@@ -212,6 +218,8 @@ class LoopExecutor:
     async def close(self) -> None:
         """Finish what is under way and end the threads."""
         await self.drain()
+        if self._trim_handle is not None:
+            self._trim_handle.cancel()
         await self._read_out.wait()  # a job's end may queue another one, which lets its cursor go
         for pool in (self._readers, self._syncer, self._checkpointer):
             await asyncio.to_thread(pool.shutdown)
@@ -229,7 +237,7 @@ class LoopExecutor:
             self._sync_soon()
             return
         try:
-            answers: list[Answer | QueryError] = self._engine.write([plan for plan, _ in group])
+            answers = self._engine.write([plan for plan, _ in group])
         except Exception as exc:  # noqa: BLE001 (each client gets it as its answer)
             self._write_failed(group, exc)
         else:
@@ -238,14 +246,14 @@ class LoopExecutor:
             self._dirty = True
         self._sync_soon()
 
-    def _written(self, plan: Plan, done: Callable[[Answer | Exception], None], answer: Answer | QueryError) -> None:
+    def _written(self, plan: Plan, done: Callable[[Answer | Exception], None], answer: Answer | Exception) -> None:
         if plan.durable:
             self._unsynced.append(lambda failure: done(answer if failure is None else failure))
         else:
             done(answer)
 
     def _write_failed(self, group: list[tuple[Plan, Callable[[Answer | Exception], None]]], exc: Exception) -> None:
-        if isinstance(exc, FileUnusable):
+        if isinstance(exc, FileUnusable) and not isinstance(exc, DiskFull):
             self._fail(exc)
         for _, done in group:
             done(exc)
@@ -282,7 +290,8 @@ class LoopExecutor:
 
     def _checkpointed(self, result: Exception | None) -> None:
         self._checkpointing = False
-        self._disk_failure(result)
+        if not isinstance(result, DiskFull):  # nothing is lost: the log goes on growing, and is copied another time
+            self._disk_failure(result)
 
     def _disk_failure(self, result: object) -> FileUnusable | None:
         """The failure in what a disk's thread came to, if it is one. Nothing is written after it."""
@@ -298,6 +307,20 @@ class LoopExecutor:
         if self._failed is None:
             self._failed = error
             self._on_fatal(error)
+
+    def _trim(self) -> None:
+        """Take a step, and the next one soon: writes that have come in meanwhile go first."""
+        step = None
+        try:
+            if self._failed is None:
+                step = self._engine.trim()
+        except DiskFull:
+            pass  # it needs a little room itself
+        except FileUnusable as exc:
+            self._fail(exc)
+        if step is not None:
+            _tell_of_loss(step)
+        self._trim_handle = self._loop.call_later(0 if step and step.more else TRIM_INTERVAL_S, self._trim)
 
     def _settle(self) -> None:
         """Nothing is flushed now. A failed file never is again: that could succeed without having kept all."""
@@ -453,6 +476,13 @@ def _report(done: Callable[[T | Exception], None], finished: asyncio.Future[T]) 
         done(exc)
     else:
         raise exc
+
+
+def _tell_of_loss(step: Step) -> None:
+    for name in step.lost:
+        fields = {"name": name, "trimmed_to": step.upto}
+        text = "the hard size limit of the journal took changes that %s had not confirmed yet"
+        _LOG.warning(text, name, extra={"event": "position_lost", "fields": fields})
 
 
 def _nothing(error: FileUnusable) -> None:

@@ -18,7 +18,15 @@ import msgspec
 
 from cdcbridge.engine import wire
 from cdcbridge.engine.core import Answer, Atom, Chunk, Cursor, Engine, Plan
-from cdcbridge.engine.errors import ClientError, CompileError, ErrorType, FileUnusable, QueryError
+from cdcbridge.engine.errors import (
+    ClientError,
+    CompileError,
+    DiskFull,
+    ErrorType,
+    FileUnreadable,
+    FileUnusable,
+    QueryError,
+)
 from cdcbridge.engine.wire import QueryType, Request
 
 T = TypeVar("T")
@@ -435,6 +443,10 @@ def _as_query_error(exc: Exception) -> QueryError:
     match exc:
         case QueryError():
             return exc
+        case FileUnreadable():
+            return QueryError(ErrorType.OP_FAILED, f"The data file cannot be read: {exc}")
+        case DiskFull():
+            return QueryError(ErrorType.OP_FAILED, f"Nothing was written: {exc}")
         case FileUnusable():
             return QueryError(
                 ErrorType.OP_INDETERMINATE, f"The data file is unusable, and what was being written may be lost: {exc}"

@@ -10,7 +10,6 @@ Source: SQLite's documentation of WAL mode and of PRAGMA synchronous.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 import threading
@@ -18,31 +17,38 @@ import time
 import uuid
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from cdcbridge.engine import catalog, journal
+from cdcbridge.engine import catalog, checksum, journal, retention
 from cdcbridge.engine.catalog import Catalog, Database, Table, selected
-from cdcbridge.engine.errors import EngineError, FileInUse, FileUnusable
+from cdcbridge.engine.errors import DiskFull, FileUnreadable, FileUnusable
+from cdcbridge.engine.ownership import Note, Ownership
+from cdcbridge.engine.retention import Retention
 
 APPLICATION_ID: Final = 0x63646362  # "cdcb"; tells `file` and us that this SQLite database is ours
-FORMAT: Final = 1
+FORMAT: Final = 2
 LOG_BYTES_TO_CHECKPOINT: Final = 4 << 20
 LOG_BYTES_TO_RESTART: Final = 64 << 20
 
-_PRAGMAS = "PRAGMA busy_timeout=10000; PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=0;"
+KEEP_ALL: Final = Retention()
+
+_PRAGMAS = (
+    "PRAGMA busy_timeout=10000; PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=0; PRAGMA cell_size_check=1;"
+)
 _SETTINGS = "CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;"
 
 
 class Transaction:
     """Writes that commit together. Reads through `connection` see what has been written so far."""
 
-    def __init__(self, connection: sqlite3.Connection, catalog: Catalog, next_seq: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, catalog: Catalog, next_seq: int, end_bytes: int) -> None:
         self.connection = connection
         self.catalog = catalog
         self.dropped: list[Table] = []
         self.tables: set[int] = set()
+        self.end_bytes = end_bytes
         self._next_seq = next_seq
         self._time_ms = time.time_ns() // 1_000_000
         self._entries: list[journal.Row] = []
@@ -65,7 +71,8 @@ class Transaction:
         if new is None:
             self.connection.execute(table.delete_sql, (key,))
         else:
-            self.connection.execute(table.insert_sql if old is None else table.update_sql, (key, new))
+            sql = table.insert_sql if old is None else table.update_sql
+            self.connection.execute(sql, (key, new, checksum.of_document(new)))
         self._entries.append((self._next_seq, table.number, self._time_ms, printed_key, old, new))
         self._next_seq += 1
 
@@ -100,16 +107,18 @@ class Transaction:
         try:
             yield
         except BaseException:
-            self.connection.execute("ROLLBACK TO one_query")
+            if self.connection.in_transaction:  # a full disk ends the whole transaction
+                self.connection.execute("ROLLBACK TO one_query")
             del self._entries[entries:], self.dropped[dropped:]
             self._next_seq, self.catalog = next_seq, catalog
             raise
         finally:
-            self.connection.execute("RELEASE one_query")
+            if self.connection.in_transaction:
+                self.connection.execute("RELEASE one_query")
 
     def flush(self) -> None:
         """Write the journal entries; the last thing before the commit."""
-        journal.append(self.connection, self._entries)
+        self.end_bytes = journal.append(self.connection, self._entries, self.end_bytes)
         self.tables.update(entry[1] for entry in self._entries)
         self.tables.update(table.number for table in self.dropped)
 
@@ -120,13 +129,14 @@ class Store:
     One thread at a time may write; `sync`, `checkpoint` and reading may go on meanwhile in other threads.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, keep: Retention = KEEP_ALL) -> None:
+        self.retention = keep
         self.path = Path(os.path.realpath(path))  # a file with two names has one lock, and one write-ahead log
         self.catalog = Catalog()
         self._connections: list[sqlite3.Connection] = []
         self._readers: weakref.WeakSet[_Reader] = weakref.WeakSet()
         self._reader = threading.local()
-        self._lock_file = _lock(self.path)
+        self._ownership = Ownership(self.path)
         try:
             with self._translated():
                 self._open()
@@ -147,16 +157,34 @@ class Store:
         self.catalog.load(self._writer)
         self.identity = self._setting("identity")
         self.committed_seq = journal.ends(self._writer)[1]
+        self._end_bytes = journal.measured(self._writer, self.committed_seq)[1]
+        self._holds = retention.load_holds(self._writer)
+        self._schema = self._schema_version()
+        self._check_nothing_is_lost()
         self._log = os.open(f"{self.path}-wal", os.O_RDWR)
         os.fdatasync(self._log)  # what an earlier process committed is durable before anyone is shown it
         _sync_folder(self.path.parent)
-        self.durable_seq = self.committed_seq
+        self._became_durable(self.committed_seq, self._schema)
+
+    def _check_nothing_is_lost(self) -> None:
+        note = self._ownership.note
+        if note is None or note.identity != self.identity:
+            return
+        if self.committed_seq < note.seq or self._schema < note.schema:
+            ending = f"it ends with change {self.committed_seq}, and change {note.seq} was acknowledged"
+            reason = f"{self.path.name}-wal was cut, damaged or removed, or the file is an older copy"
+            raise FileUnusable(str(self.path), f"{ending}: {reason}; to go on with it, delete {self.path}.lock")
+
+    def _schema_version(self) -> int:
+        (version,) = self._writer.execute("PRAGMA schema_version").fetchone()
+        return int(version)
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=512)
         try:
             connection.executescript(_PRAGMAS)
             connection.execute(f"PRAGMA journal_size_limit={LOG_BYTES_TO_CHECKPOINT}")
+            checksum.install(connection)
         except BaseException:
             connection.close()
             raise
@@ -181,13 +209,15 @@ class Store:
 
     def _create(self) -> None:
         self._writer.execute("BEGIN IMMEDIATE")
-        for statement in (_SETTINGS + catalog.SCHEMA + journal.SCHEMA).split(";"):
+        for statement in (_SETTINGS + catalog.SCHEMA + journal.SCHEMA + retention.SCHEMA).split(";"):
             self._writer.execute(statement)
         self._writer.execute("INSERT INTO setting VALUES ('identity', ?)", (str(uuid.uuid4()),))
         Catalog().create_database(self._writer, catalog.DEFAULT_DATABASE)
         self._writer.execute(f"PRAGMA application_id={APPLICATION_ID}")
         self._writer.execute(f"PRAGMA user_version={FORMAT}")
         self._writer.execute("COMMIT")
+        # Into the file itself: should the log be lost one day, the file still tells whose it was.
+        self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     def _check_format(self) -> None:
         (version,) = self._writer.execute("PRAGMA user_version").fetchone()
@@ -200,23 +230,34 @@ class Store:
         return str(value)
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translated(self, kind: type[FileUnusable] = FileUnusable) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, OSError) as problem:
-            raise FileUnusable(str(self.path), str(problem)) from problem
+            raise (DiskFull if _is_full(problem) else kind)(str(self.path), _reason(problem)) from problem
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """What goes wrong with the file while something is read from it is told in the engine's terms.
+
+        Raises:
+            FileUnreadable: from the block, where SQLite or a checksum refused what it found.
+        """
+        with self._translated(FileUnreadable):
+            yield
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """A transaction that commits when the block ends, visible at once, durable after the next `sync`.
 
         Raises:
+            DiskFull: there is no room for it; nothing happened, and a later one may succeed.
             FileUnusable: it could not be committed; nothing happened.
         """
         with self._translated():
             self._restart_log_if_long()
             self._writer.execute("BEGIN IMMEDIATE")
-            transaction = Transaction(self._writer, self.catalog, self.committed_seq + 1)
+            transaction = Transaction(self._writer, self.catalog, self.committed_seq + 1, self._end_bytes)
             try:
                 yield transaction
                 transaction.flush()
@@ -227,9 +268,11 @@ class Store:
             self._committed(transaction)
 
     def _committed(self, transaction: Transaction) -> None:
-        self.catalog = transaction.catalog
+        if transaction.catalog is not self.catalog:
+            self.catalog, self._schema = transaction.catalog, self._schema_version()
         for table in transaction.dropped:
             table.dropped = True
+        self._end_bytes = transaction.end_bytes
         with self._touched_lock:
             self.committed_seq = transaction.newest_seq
             self._touched |= transaction.tables
@@ -247,18 +290,66 @@ class Store:
         with self._sync_lock:
             with self._touched_lock:
                 seq, touched, self._touched = self.committed_seq, frozenset(self._touched), set()
-            self._flush(seq)
+            self._flush(seq, self._schema)
             return touched
 
     def sync_for_reader(self) -> None:
         """As `sync`, for a reader who must not hand out what is not durable; leaves the tables to the next `sync`."""
         with self._sync_lock:
-            self._flush(self.committed_seq)
+            self._flush(self.committed_seq, self._schema)
 
-    def _flush(self, seq: int) -> None:
+    def _flush(self, seq: int, schema: int) -> None:
         with self._translated():
             os.fdatasync(self._log)
+            self._became_durable(seq, schema)
+
+    def _became_durable(self, seq: int, schema: int) -> None:
         self.durable_seq = seq
+        self._ownership.write_note(Note(self.identity, seq, schema))
+
+    def hold(self, name: str, seq: int) -> None:
+        """Keep what is behind `seq` for `name`, also after this process has ended; a later call moves the hold.
+
+        For the thread that writes.
+
+        Raises:
+            FileUnusable: it cannot be kept.
+        """
+        is_new = name not in self._holds
+        self._holds[name] = seq
+        if is_new:  # moving one is not worth a write: an old one keeps more than it has to
+            with self._translated(), self._writing():
+                retention.save_holds(self._writer, self._holds)
+
+    def trim(self) -> retention.Step | None:
+        """Take one small step towards what `retention` says; None if there was nothing to do.
+
+        For the thread that writes, between two transactions.
+
+        Raises:
+            FileUnusable: it could not be done.
+        """
+        if self.retention.keeps_all:
+            return None
+        with self._translated():
+            now_ms = time.time_ns() // 1_000_000
+            step = retention.next_step(self._writer, self.retention, self._holds, self.durable_seq, now_ms)
+            if step is not None:
+                with self._writing():
+                    journal.trim(self._writer, step.upto)
+                    retention.save_holds(self._writer, self._holds)
+        return step
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A transaction about the journal itself."""
+        self._writer.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._writer.execute("COMMIT")
+        except BaseException:
+            self._roll_back()
+            raise
 
     @property
     def wants_checkpoint(self) -> bool:
@@ -307,7 +398,8 @@ class Store:
         """Sync, and let the file go. Nothing may be running in other threads."""
         try:
             self.sync()
-            self.checkpoint()
+            with suppress(DiskFull):  # what is in the log is as safe there
+                self.checkpoint()
         finally:
             os.close(self._log)
             self._release()
@@ -317,7 +409,7 @@ class Store:
             reader.connection.close()
         for connection in reversed(self._connections):
             connection.close()
-        os.close(self._lock_file)
+        self._ownership.release()
 
 
 class _Reader:
@@ -330,29 +422,16 @@ class _Reader:
         self.connection.close()
 
 
-def _lock(path: Path) -> int:
-    """Make this process the only one that opens the file, until the descriptor is closed or the process ends."""
-    if path.is_dir():
-        raise FileUnusable(str(path), "it is a folder, not a data file")
-    try:
-        descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except FileNotFoundError as problem:
-        raise FileUnusable(str(path), f"there is no folder {path.parent}") from problem
-    except OSError as problem:
-        raise FileUnusable(str(path), problem.strerror or str(problem)) from problem
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as problem:
-        raise _in_use(path, descriptor) from problem
-    os.truncate(descriptor, 0)
-    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-    return descriptor
+def _is_full(problem: sqlite3.Error | OSError) -> bool:
+    """A statement that found no room has been undone. A flush that found none is worse: what it was to keep is lost."""
+    return getattr(problem, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
 
 
-def _in_use(path: Path, descriptor: int) -> EngineError:
-    owner = os.pread(descriptor, 20, 0).decode(errors="replace")
-    os.close(descriptor)
-    return FileInUse(str(path), int(owner) if owner.isdecimal() else None)
+def _reason(problem: sqlite3.Error | OSError) -> str:
+    if isinstance(problem, OSError):
+        return problem.strerror or str(problem)
+    # SQLite keeps nothing of what its callback raised but that it did: the only one is that of the checksums.
+    return checksum.DAMAGED if "user-defined function" in str(problem) else str(problem)
 
 
 def _sync_folder(path: Path) -> None:

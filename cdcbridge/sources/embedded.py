@@ -11,8 +11,8 @@ something has become durable.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
@@ -22,13 +22,15 @@ from structlog.typing import FilteringBoundLogger
 from cdcbridge.change import Batch, Change, Position
 from cdcbridge.engine import journal
 from cdcbridge.engine.core import Engine
+from cdcbridge.engine.errors import FileUnusable
 from cdcbridge.engine_host import Failed, hosted_engine
-from cdcbridge.errors import PositionLost
+from cdcbridge.errors import PositionLost, StateError
 from cdcbridge.settings import Config
 
 CHANGES_PER_BATCH: Final = 512
 
-_OLDER_COPY = "the data file is an older copy, or has been one"
+_GONE: Final = "the journal no longer goes back so far"
+_OLDER_COPY: Final = "the data file is an older copy, or has been one"
 
 
 @asynccontextmanager
@@ -40,7 +42,7 @@ async def opened(config: Config, log: FilteringBoundLogger, failed: Failed) -> A
     """
     file = unquote(config.source.partition(":")[2]).removeprefix("//")
     async with hosted_engine(config.engine, log, failed, Path(file) if file else None) as server:
-        source = EmbeddedSource(server.engine, config.tables)
+        source = EmbeddedSource(server.engine, config.tables, bridge=config.name)
         if missing := source.missing():
             log.warning("table_missing", tables=missing)
         server.on_durable.append(lambda tables: source.woken())
@@ -51,17 +53,20 @@ async def opened(config: Config, log: FilteringBoundLogger, failed: Failed) -> A
 class EmbeddedSource:
     """Every change of the engine's tables, or of those named `table` or `database.table`.
 
-    `woken` has to be called, on the event loop, whenever changes have become durable.
+    `woken` has to be called, on the event loop, whenever changes have become durable. While `bridge` has not confirmed
+    a change, the journal keeps it, unless a hard limit of its size takes it; then the stream ends with `PositionLost`.
     """
 
     name = "engine"
 
-    def __init__(self, engine: Engine, tables: Collection[str] = ()) -> None:
+    def __init__(self, engine: Engine, tables: Collection[str] = (), *, bridge: str = "cdcbridge") -> None:
         self._store = engine.store
+        self._bridge = bridge
         self._wanted = frozenset(tables)
         self._names: dict[int, tuple[str, str] | None] = {}
         self._news = asyncio.Event()
         self._closed = False
+        self._holds = False
 
     @property
     def identity(self) -> str:
@@ -80,18 +85,34 @@ class EmbeddedSource:
         self._news.set()
 
     async def stream(self, after: Position | None) -> AsyncIterator[Batch]:
-        """See `Source.stream`."""
-        seq = self._checked(after)
+        """See `Source.stream`.
+
+        Raises:
+            StateError: the data file is damaged.
+        """
+        with _translated():
+            seq = self._checked(after)
+            self._hold_from(seq)
         while not self._closed:
             self._news.clear()
-            rows = journal.read(self._store.reader(), seq, self._store.durable_seq, CHANGES_PER_BATCH)
+            with _translated():
+                rows = self._read(seq)
             if rows:
                 seq = rows[-1][0]
-                yield Batch(
-                    [change for row in rows if (change := self._change(row)) is not None], position_of(rows[-1])
-                )
+                changes = [change for row in rows if (change := self._change(row)) is not None]
+                yield Batch(changes, position_of(rows[-1]))
             else:
                 await self._news.wait()
+
+    def _hold_from(self, seq: int) -> None:
+        """Only a first stream begins where everything is confirmed; a later one begins behind what was sent."""
+        if not self._holds:
+            self._store.hold(self._bridge, seq)
+            self._holds = True
+
+    def _read(self, after: int) -> list[journal.Row]:
+        with self._store.reading():
+            return journal.read(self._store.reader(), after, self._store.durable_seq, CHANGES_PER_BATCH)
 
     def _checked(self, after: Position | None) -> int:
         """The sequence number to read on behind.
@@ -99,18 +120,24 @@ class EmbeddedSource:
         Raises:
             PositionLost: the journal does not reach from there to now, or had another entry there.
         """
-        reader = self._store.reader()
-        oldest, _ = journal.ends(reader)
+        with self._store.reading():
+            oldest, _ = journal.ends(self._store.reader())
         if after is None:
             return oldest - 1
         seq, time_ms = parsed(after)
         if seq < oldest - 1:
-            raise PositionLost(after, "the journal no longer goes back so far", str(oldest))
+            raise PositionLost(after, _GONE, str(oldest))
         if seq > self._store.durable_seq:
             raise PositionLost(after, f"the journal ends at {self._store.durable_seq}: {_OLDER_COPY}", str(oldest))
-        if seq >= oldest and journal.read(reader, seq - 1, seq, 1)[0][2] != time_ms:
+        if seq >= oldest and self._time_ms(seq) != time_ms:
             raise PositionLost(after, f"the journal has another change there: {_OLDER_COPY}", str(oldest))
         return seq
+
+    def _time_ms(self, seq: int) -> int:
+        """When the change with this number was committed."""
+        with self._store.reading():
+            (row,) = journal.read(self._store.reader(), seq - 1, seq, 1)
+        return row[2]
 
     def _change(self, row: journal.Row) -> Change | None:
         _, number, time_ms, key, old_val, new_val = row
@@ -128,7 +155,9 @@ class EmbeddedSource:
         return self._names[number]
 
     async def confirmed(self, position: Position) -> None:
-        """The journal keeps everything, so there is nothing to let go of."""
+        """See `Source.confirmed`. The journal may forget what is before."""
+        with _translated():
+            self._store.hold(self._bridge, parsed(position)[0])
 
     async def close(self) -> None:
         """See `Source.close`."""
@@ -151,3 +180,14 @@ def parsed(position: Position) -> tuple[int, int]:
     if not (seq.isdecimal() and time_ms.isdecimal()):
         raise PositionLost(position, "it is not a position in a journal")
     return int(seq), int(time_ms)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """The engine's errors in the bridge's terms."""
+    try:
+        yield
+    except journal.Trimmed as problem:
+        raise PositionLost(str(problem.after), _GONE, str(problem.oldest)) from problem
+    except FileUnusable as problem:
+        raise StateError(problem.path, problem.problem) from problem

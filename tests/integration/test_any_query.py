@@ -75,8 +75,10 @@ def prepare(engine: Engine) -> None:
 def answered(engine: Engine, query: Any) -> None:
     """Run a query, and read what there is to read."""
     plan = engine.compile(query, {})
-    answer: Answer | QueryError = engine.write([plan])[0] if plan.writes else engine.read(plan)
-    if not isinstance(answer, Atom | QueryError):
+    answer: Answer | Exception = engine.write([plan])[0] if plan.writes else engine.read(plan)
+    if isinstance(answer, Exception):
+        raise answer
+    if not isinstance(answer, Atom):
         for _ in range(3):
             if answer.read(100, 10_000).done:
                 break
