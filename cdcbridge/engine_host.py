@@ -6,6 +6,7 @@ Used by the command `engine`, and by the embedded source, which reads the journa
 from __future__ import annotations
 
 import errno
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from structlog.typing import FilteringBoundLogger
 from cdcbridge.engine.core import Engine
 from cdcbridge.engine.errors import FileInUse, FileUnusable
 from cdcbridge.engine.retention import Retention
-from cdcbridge.engine.server import Server
+from cdcbridge.engine.server import Limits, Server
 from cdcbridge.errors import BridgeError, ConfigError, InUse, StateError
 from cdcbridge.settings import Address, EngineConfig
 
@@ -34,10 +35,17 @@ async def hosted_engine(
     Raises:
         ConfigError: the file or the port cannot be had.
     """
+    tls = _tls(config)
     engine = _opened(data or config.data, _retention(config))
     try:
-        password = config.password.get_secret_value() if config.password else ""
-        server = Server(engine, password=password, on_fatal=lambda error: failed(StateError(error.path, error.problem)))
+        server = Server(
+            engine,
+            password=config.password.get_secret_value() if config.password else "",
+            iterations=config.pbkdf2_iterations,
+            tls=tls,
+            limits=Limits(query_bytes=config.max_query_bytes, cursors=config.max_cursors),
+            on_fatal=lambda error: failed(StateError(error.path, error.problem)),
+        )
         await _listen(server, config.listen)
         try:
             log.info("engine_ready", address=str(Address(*server.address)), data=str(engine.store.path))
@@ -46,6 +54,42 @@ async def hosted_engine(
             await server.close()
     finally:
         _close(engine)
+
+
+def _tls(config: EngineConfig) -> ssl.SSLContext | None:
+    cert, key = config.tls_cert, config.tls_key
+    if cert is None and key is None:
+        return None
+    if cert is None or key is None:
+        given, missing = (
+            ("engine.tls_key", "engine.tls_cert") if cert is None else ("engine.tls_cert", "engine.tls_key")
+        )
+        raise ConfigError(missing, f"not set, but {given} is", "set both, or neither")
+    _check_readable("engine.tls_cert", cert)
+    _check_readable("engine.tls_key", key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(cert, key, password=_no_password)
+    except (ssl.SSLError, _Encrypted) as problem:
+        reason = "the key needs a password" if isinstance(problem, _Encrypted) else problem.reason or str(problem)
+        files = f"{cert} and {key} do not serve as a certificate and its key: {reason}"
+        raise ConfigError("engine.tls_cert", files, "give a PEM certificate chain and its unencrypted key") from problem
+    return context
+
+
+class _Encrypted(Exception):
+    """A key that asks for a password."""
+
+
+def _no_password() -> str:
+    raise _Encrypted
+
+
+def _check_readable(setting: str, path: Path) -> None:
+    try:
+        path.open("rb").close()
+    except OSError as problem:
+        raise ConfigError(setting, f"cannot read {path}: {problem.strerror}", "give a readable PEM file") from problem
 
 
 def _retention(config: EngineConfig) -> Retention:

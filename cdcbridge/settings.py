@@ -148,6 +148,19 @@ class EngineConfig(_Keys):
         default=None, min_length=1, description="The password of the user admin. Needed to listen beyond this machine."
     )
     password_file: FilePath | None = Field(default=None, description="A file that holds the password.")
+    pbkdf2_iterations: Whole = Field(
+        default=4096, ge=4096, le=10_000_000, description="How often the password is hashed; clients do the same work."
+    )
+    tls_cert: FilePath | None = Field(
+        default=None, description="The certificate chain (PEM) to take connections with TLS only. Needs tls_key."
+    )
+    tls_key: FilePath | None = Field(default=None, description="The certificate's private key (PEM).")
+    max_query_bytes: Whole = Field(
+        default=134_217_727, ge=1024, le=134_217_727, description="The largest query that is read."
+    )
+    max_cursors: Whole = Field(
+        default=10_000, ge=1, description="How many queries and cursors one connection may have open."
+    )
     retain_age_s: Seconds | None = Field(
         default=None, ge=0, description="Forget changes that are older, in seconds. Unset: whatever their age."
     )

@@ -16,8 +16,10 @@ import ipaddress
 import logging
 import secrets
 import socket
+import ssl
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar, cast
 
@@ -25,14 +27,14 @@ from cdcbridge.engine.core import Answer, Engine, Plan
 from cdcbridge.engine.errors import DiskFull, EngineError, FileUnusable
 from cdcbridge.engine.handshake import Event, Handshake, Ready
 from cdcbridge.engine.retention import Step
-from cdcbridge.engine.scram import Credentials
-from cdcbridge.engine.session import Session, Watchers
-from cdcbridge.engine.wire import Frames, Refused, Send
+from cdcbridge.engine.scram import ITERATIONS, Credentials
+from cdcbridge.engine.session import MAX_CURSORS, Session, Watchers
+from cdcbridge.engine.wire import MAX_QUERY_BYTES, Frames, Refused, Send
 
 T = TypeVar("T")
 
-MAX_RUNNING = 1024
-"""Queries of one client that run at a time; RethinkDB's number. More are left in the socket."""
+MAX_RUNNING = 128
+"""Queries of one client that run at a time, whose answers may all have to be kept. More are left in the socket."""
 READERS = 4
 TRIM_INTERVAL_S = 0.25
 """How often the journal is looked at for entries that need not be kept."""
@@ -40,9 +42,22 @@ HANDSHAKE_TIMEOUT_S = 10.0
 CLOSE_GRACE_S = 2.0
 """How long `close` waits for clients to take their last answers."""
 UNREAD_LIMIT_BYTES = 4 << 20
-"""Answers that a client may leave unread before it is left waiting."""
 
 _LOG = logging.getLogger("cdcbridge.engine")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one client may cost."""
+
+    query_bytes: int = MAX_QUERY_BYTES
+    cursors: int = MAX_CURSORS
+    unread_bytes: int = UNREAD_LIMIT_BYTES
+    """Answers that it may leave unread before it is left waiting."""
+    handshake_s: float = HANDSHAKE_TIMEOUT_S
+
+
+DEFAULT_LIMITS = Limits()
 
 
 class PasswordNeeded(EngineError):
@@ -56,6 +71,8 @@ class PasswordNeeded(EngineError):
 class Server:
     """Serves `engine` to RethinkDB's drivers.
 
+    With `tls` it speaks nothing else. `iterations` make guessing passwords from a recorded handshake slow.
+
     `on_durable` are called in the loop with the tables that have become different on the disk, before their feeds are
     woken. `on_fatal` is called once, when the data file has become unusable: from then on writes are refused, reads go
     on. The engine itself stays the caller's: it is not closed here.
@@ -66,19 +83,20 @@ class Server:
         engine: Engine,
         *,
         password: str = "",
-        handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
+        iterations: int = ITERATIONS,
+        tls: ssl.SSLContext | None = None,
+        limits: Limits = DEFAULT_LIMITS,
         close_grace_s: float = CLOSE_GRACE_S,
-        unread_limit_bytes: int = UNREAD_LIMIT_BYTES,
         on_fatal: Callable[[FileUnusable], None] | None = None,
     ) -> None:
         self.on_durable: list[Callable[[frozenset[int]], None]] = []
         self.watchers = Watchers()
         self.engine = engine
-        self.handshake_timeout_s = handshake_timeout_s
-        self.unread_limit_bytes = unread_limit_bytes
+        self.limits = limits
+        self._tls = tls
         self._close_grace_s = close_grace_s
         self._has_password = bool(password)
-        self._credentials = Credentials(password, salt=secrets.token_bytes(16))
+        self._credentials = Credentials(password, salt=secrets.token_bytes(16), iterations=iterations)
         self._on_fatal = on_fatal or _nothing
         self._executor: LoopExecutor | None = None
         self._listener: asyncio.Server | None = None
@@ -97,7 +115,11 @@ class Server:
         loop = asyncio.get_running_loop()
         self._executor = LoopExecutor(self.engine, loop, self._became_durable, self._on_fatal)
         try:
-            self._listener = await loop.create_server(partial(_Client, self, self._executor), host, port, backlog=1024)
+            client = partial(_Client, self, self._executor)
+            timeout_s = self.limits.handshake_s if self._tls else None
+            self._listener = await loop.create_server(
+                client, host, port, backlog=1024, ssl=self._tls, ssl_handshake_timeout=timeout_s
+            )
         except BaseException:
             await self._executor.close()
             raise
@@ -338,7 +360,8 @@ class _Client(asyncio.Protocol):
         self._server = server
         self._handshake: Handshake | None = server.handshake()
         self._frames = Frames()
-        self._session = Session(server.engine, executor, self._send, server.watchers, self._pump)
+        cursors = server.limits.cursors
+        self._session = Session(server.engine, executor, self._send, server.watchers, self._pump, cursors)
         self._unread = False
         """The client leaves answers unread."""
         self._over = False
@@ -348,10 +371,10 @@ class _Client(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=self._server.unread_limit_bytes)
+        self._transport.set_write_buffer_limits(high=self._server.limits.unread_bytes)
         _keep_alive(self._transport)
         loop = asyncio.get_running_loop()
-        self._deadline = loop.call_later(self._server.handshake_timeout_s, self.abort)
+        self._deadline = loop.call_later(self._server.limits.handshake_s, self.abort)
         self._server.joined(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -380,6 +403,11 @@ class _Client(asyncio.Protocol):
         self._session.resume()
         self._pump()
 
+    @property
+    def unread_bytes(self) -> int:
+        """Answers that wait for the client."""
+        return self._transport.get_write_buffer_size()
+
     def stop_reading(self) -> None:
         """Take no more queries."""
         self._over = True
@@ -403,7 +431,7 @@ class _Client(asyncio.Protocol):
             case Ready(rest):
                 self._handshake = None
                 self._deadline.cancel()
-                self._frames = Frames(rest)
+                self._frames = Frames(rest, self._server.limits.query_bytes)
                 self._pump()
 
     def _pump(self) -> None:
@@ -439,9 +467,10 @@ class _Client(asyncio.Protocol):
         _LOG.warning("client refused: %s", refused.reason, extra={"event": "client_refused", "fields": fields})
         self._over = True
         self._transport.write(refused.data)
-        self._transport.write_eof()
+        if self._transport.can_write_eof():  # not under TLS
+            self._transport.write_eof()
         self._deadline.cancel()
-        self._deadline = asyncio.get_running_loop().call_later(self._server.handshake_timeout_s, self.abort)
+        self._deadline = asyncio.get_running_loop().call_later(self._server.limits.handshake_s, self.abort)
 
     def _send(self, data: bytes) -> None:
         self._transport.write(data)

@@ -34,6 +34,8 @@ T = TypeVar("T")
 BATCH_BYTES = 1 << 20
 BATCH_ROWS = 1 << 20
 FIRST_BATCH_SCALEDOWN = 4
+MAX_CURSORS = 10_000
+"""Queries and cursors that one client may have open."""
 
 GLOBAL_OPTIONS = frozenset(
     {
@@ -181,7 +183,8 @@ class Session:
     """The queries of one client.
 
     Nothing that a client sends makes `receive` raise. `send` gets each answer as a whole frame. `progressed` is called
-    whenever a query has stopped running, whether it is answered or not.
+    whenever a query has stopped running, whether it is answered or not. Of the queries that it has open, cursors among
+    them, `max_cursors` are served; more are refused.
     """
 
     def __init__(
@@ -191,7 +194,9 @@ class Session:
         send: Callable[[bytes], None],
         watchers: Watchers,
         progressed: Callable[[], None] = lambda: None,
+        max_cursors: int = MAX_CURSORS,
     ) -> None:
+        self._max_cursors = max_cursors
         self._engine = engine
         self._executor = executor
         self._send = send
@@ -268,6 +273,10 @@ class Session:
             self._answer(token, wire.server_info(_SERVER))
 
     def _start(self, token: int, request: Request) -> None:
+        if len(self._queries) >= self._max_cursors:
+            problem = f"Too many open cursors on this connection (limit {self._max_cursors}): close some first."
+            self._answer(token, wire.error(QueryError(ErrorType.RESOURCE_LIMIT, problem)))
+            return
         query = self._queries[token] = _Query(self, token, request.options)
         self.running += 1
         if query.noreply:

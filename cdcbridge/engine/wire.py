@@ -80,8 +80,9 @@ class Request(msgspec.Struct, frozen=True):
 class Frames:
     """Cuts a client's bytes into queries, however they arrive."""
 
-    def __init__(self, data: bytes = b"") -> None:
+    def __init__(self, data: bytes = b"", max_query_bytes: int = MAX_QUERY_BYTES) -> None:
         self._buffer = bytearray(data)
+        self._max_query_bytes = max_query_bytes
         self._at = 0
         self._refused = False
 
@@ -97,7 +98,7 @@ class Frames:
             self._compact()
             return None
         token, length = _HEADER.unpack_from(self._buffer, self._at)
-        if length > MAX_QUERY_BYTES:
+        if length > self._max_query_bytes:
             return self._refuse(token, length)
         if len(self._buffer) < start + length:
             self._compact()
@@ -114,7 +115,7 @@ class Frames:
         self._refused = True
         self._buffer.clear()
         self._at = 0
-        problem = f"Query size ({length}) greater than maximum ({MAX_QUERY_BYTES})."
+        problem = f"Query size ({length}) greater than maximum ({self._max_query_bytes})."
         return Refused(frame(token, error(ClientError(problem))), problem)
 
 

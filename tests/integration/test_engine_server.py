@@ -28,7 +28,7 @@ from rethinkdb.net import DefaultConnection, make_connection
 
 from cdcbridge.engine.core import Engine
 from cdcbridge.engine.errors import ErrorType, FileUnusable
-from cdcbridge.engine.server import MAX_RUNNING, PasswordNeeded, Server, is_loopback
+from cdcbridge.engine.server import MAX_RUNNING, Limits, PasswordNeeded, Server, is_loopback
 from tests.fake_engine import FakeEngine
 
 HOST = "127.0.0.1"
@@ -96,7 +96,7 @@ def table(connect: Connect) -> Any:
 async def server(tmp_path: Path) -> AsyncIterator[Server]:
     """A server in the test's own event loop."""
     engine = Engine.open(tmp_path / "engine.db")
-    server = Server(engine, handshake_timeout_s=WAIT_S)
+    server = Server(engine, limits=Limits(handshake_s=WAIT_S))
     await server.start(HOST, 0)
     yield server
     await server.close()
@@ -405,11 +405,11 @@ class TestBadClients:
         assert await self.still_served(good)
 
     async def test_a_silent_handshake_ends(self) -> None:
-        async with serving(FakeEngine(), handshake_timeout_s=0.01) as (_, opened):
+        async with serving(FakeEngine(), limits=Limits(handshake_s=0.01)) as (_, opened):
             assert await (await opened(let_in=False)).reader.read() == b""
 
     async def test_an_idle_client_is_not_silent(self) -> None:
-        async with serving(FakeEngine(), handshake_timeout_s=0.5) as (_, opened):
+        async with serving(FakeEngine(), limits=Limits(handshake_s=0.5)) as (_, opened):
             idle, silent = await opened(), await opened(let_in=False)
             assert await silent.reader.read() == b""  # its time, which began later, is over
             idle.ask(0, 1, ["value", 1], {})
@@ -441,7 +441,7 @@ async def settled(other: RawClient) -> None:
 class TestSlowClients:
     ANSWERS = 3000
     ANSWER = "x" * 10_000
-    OPTIONS = {"close_grace_s": 0.01, "unread_limit_bytes": 100_000}  # noqa: RUF012
+    OPTIONS = {"close_grace_s": 0.01, "limits": Limits(unread_bytes=100_000)}  # noqa: RUF012
 
     def ask_for_too_much(self, client: RawClient) -> None:
         for token in range(self.ANSWERS):
