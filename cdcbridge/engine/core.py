@@ -27,6 +27,7 @@ from cdcbridge.engine.errors import CompileError, ErrorType, FileUnusable, Query
 from cdcbridge.engine.feed import Feed
 from cdcbridge.engine.reql.access import DatabaseName
 from cdcbridge.engine.reql.admin import checked_durability
+from cdcbridge.engine.reql.documents import refuse_stray_literal
 from cdcbridge.engine.reql.library import compile_query
 from cdcbridge.engine.reql.registry import Compiled
 from cdcbridge.engine.reql.runtime import PAUSE, Context, Env, Grouped, Settings, Stream, datum, kind_of
@@ -236,7 +237,9 @@ def _answer(value: Any) -> Answer:
         raise QueryError(
             ErrorType.QUERY_LOGIC, "Query result must be of type DATUM, GROUPED_DATA, or STREAM (got FUNCTION).", ()
         )
-    return Atom(dumps(datum(value)))
+    answer = dumps(datum(value))
+    refuse_stray_literal(answer)
+    return Atom(answer)
 
 
 class StreamCursor:

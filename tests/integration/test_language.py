@@ -200,6 +200,25 @@ class TestInfo:
         assert query.type_of().run(conn) == kind
 
 
+class TestLiteral:
+    @pytest.mark.parametrize(
+        "query",
+        [
+            r.literal(1),
+            r.expr({"a": [r.literal(1)]}),
+            r.expr({"a": 1}).merge({"a": r.literal(r.literal(2))}),
+            r.expr({"a": 1}).merge({"a": r.literal({"b": r.literal()})}),
+        ],
+    )
+    def test_it_has_its_place_in_merge_alone(self, conn: LocalConnection, query: Any) -> None:
+        with pytest.raises(ReqlQueryLogicError, match="Stray literal keyword found"):
+            query.run(conn)
+
+    def test_a_text_about_it_is_a_text(self, conn: LocalConnection) -> None:
+        text = '{"$reql_type$":"LITERAL"}'
+        assert r.expr([text, {text: 1}]).run(conn) == [text, {text: 1}]
+
+
 class TestSequences:
     def test_union_goes_over_tables(self, conn: LocalConnection, games: Any) -> None:
         assert games.union(games, [1]).count().run(conn) == 7

@@ -21,9 +21,14 @@ from cdcbridge.engine.reql.runtime import (
     whole,
     wrong_type,
 )
-from cdcbridge.engine.values import PSEUDO_TYPE, pretty
+from cdcbridge.engine.values import PSEUDO_TYPE, dumps, pretty
 
 LITERAL = "LITERAL"
+STRAY_LITERAL = (
+    "Stray literal keyword found: literal is only present inside merge and cannot nest inside another literal."
+)
+_LITERAL_JSON = b'"$reql_type$":"LITERAL"'
+"""In a string it would stand with backslashes."""
 
 
 # Fields --------------------------------------------------------------------------------------------------------------
@@ -213,7 +218,19 @@ def literal(call: Call) -> Fn:
     if not call.args:
         return lambda env: {PSEUDO_TYPE: LITERAL}
     value = call.args[0].run
-    return lambda env: {PSEUDO_TYPE: LITERAL, "value": datum(value(env))}
+
+    def wrap(env: Env) -> Any:
+        inner = datum(value(env))
+        refuse_stray_literal(dumps(inner))
+        return {PSEUDO_TYPE: LITERAL, "value": inner}
+
+    return wrap
+
+
+def refuse_stray_literal(json: bytes) -> None:
+    """Raises a QueryError if there is an `r.literal` in a value, given as JSON, where it has no meaning."""
+    if _LITERAL_JSON in json:
+        raise QueryError(ErrorType.QUERY_LOGIC, STRAY_LITERAL)
 
 
 def merged(old: Any, new: Any) -> Any:

@@ -16,7 +16,7 @@ from cdcbridge.engine.errors import ErrorType, QueryError
 from cdcbridge.engine.reql.access import whole_table
 from cdcbridge.engine.reql.admin import checked_durability
 from cdcbridge.engine.reql.control import called
-from cdcbridge.engine.reql.documents import LITERAL, merged
+from cdcbridge.engine.reql.documents import LITERAL, STRAY_LITERAL, merged
 from cdcbridge.engine.reql.registry import Call, Compiled, Fn, term
 from cdcbridge.engine.reql.runtime import (
     Context,
@@ -44,10 +44,6 @@ DEEPEST_DOCUMENT = 200
 """A document that nests deeper might be stored by one query and then be too deep for every other one to read."""
 
 LARGEST_DOCUMENT_BYTES = 1 << 27
-
-STRAY_LITERAL = (
-    "Stray literal keyword found: literal is only present inside merge and cannot nest inside another literal."
-)
 
 OBSOLETE = "Error:  encountered obsolete optarg `return_vals`.  Use `return_changes` instead."
 
