@@ -6,12 +6,13 @@ Exit status: 0 when each figure reaches what is asked of it, 1 when one does not
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from benchmarks import latency, memory, publish
+from benchmarks import engine, latency, memory, publish
 from benchmarks.harness import Bench, Row, facts, keep_to_two_cores, say
 from cdcbridge.broker.node import NodeFailed, PrivateNode
 
@@ -19,7 +20,9 @@ FIGURES: Final[dict[str, Callable[[Bench], list[Row]]]] = {
     "publish": publish.run,
     "latency": latency.run,
     "memory": memory.run,
+    "engine": engine.run,
 }
+WITHOUT_BROKER: Final = {"engine"}
 
 
 def main(names: Sequence[str]) -> int:
@@ -28,15 +31,27 @@ def main(names: Sequence[str]) -> int:
         say(f"no figure is named {unknown[0]}; there are: {', '.join(FIGURES)}")
         return 2
     keep_to_two_cores()
-    say("starting a private RabbitMQ node")
+    wanted = names or list(FIGURES)
     try:
-        with PrivateNode() as node, TemporaryDirectory(prefix="cdcbridge-bench-") as folder:
-            rows = [row for name in names or FIGURES for row in FIGURES[name](Bench(node.url, Path(folder)))]
+        with _broker(wanted) as node, TemporaryDirectory(prefix="cdcbridge-bench-") as folder:
+            bench = Bench(node.url if node else "", Path(folder))
+            rows = [row for name in wanted for row in FIGURES[name](bench)]
             _print([facts(node), "", *table(rows)])
     except NodeFailed as problem:
         say(str(problem))
         return 1
     return 0 if all(row.holds is not False for row in rows) else 1
+
+
+@contextmanager
+def _broker(names: Sequence[str]) -> Iterator[PrivateNode | None]:
+    """A private RabbitMQ node, if one of the figures needs one."""
+    if set(names) <= WITHOUT_BROKER:
+        yield None
+        return
+    say("starting a private RabbitMQ node")
+    with PrivateNode() as node:
+        yield node
 
 
 def table(rows: Sequence[Row]) -> list[str]:

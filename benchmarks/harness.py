@@ -10,6 +10,7 @@ import platform
 import queue
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -83,9 +84,11 @@ def keep_to_two_cores() -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:_CORES])
 
 
-def facts(node: PrivateNode) -> str:
+def facts(node: PrivateNode | None) -> str:
     """The machine, in one line."""
-    versions = f"Python {platform.python_version()}, RabbitMQ {node.ctl('version').strip()}, pika {pika.__version__}"
+    versions = f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
+    if node is not None:
+        versions += f", RabbitMQ {node.ctl('version').strip()}, pika {pika.__version__}"
     return f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores, {platform.machine()}, {versions}"
 
 
@@ -199,7 +202,7 @@ class Program:
 
     def __init__(self, name: str, *arguments: object) -> None:
         command = [sys.executable, "-m", f"benchmarks.programs.{name}", *map(str, arguments)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._name = name
 
     def line(self) -> Any:
@@ -209,6 +212,10 @@ class Program:
         if not text:
             raise RuntimeError(f"{self._name} ended with status {self._process.wait()}")
         return json.loads(text)
+
+    def stop(self) -> None:
+        """It has done enough."""
+        self._process.kill()
 
     def __enter__(self) -> Self:
         return self
