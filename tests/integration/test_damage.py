@@ -19,7 +19,6 @@ from rethinkdb import r
 from rethinkdb.errors import ReqlOpFailedError, ReqlRuntimeError
 
 import cdcbridge.engine
-from cdcbridge.change import Position
 from cdcbridge.engine import local
 from cdcbridge.engine.core import Atom, Engine, Plan
 from cdcbridge.engine.errors import FileUnusable
@@ -192,7 +191,7 @@ class TestDamage:
         filled(data_file)
         replace(data_file, b"text number 77 text", b"text number 78 text")
         with closing(Engine.open(data_file)) as engine:
-            changes = EmbeddedSource(engine).stream(Position("0"))
+            changes = EmbeddedSource(engine).stream(None)
             with pytest.raises(StateError, match=rf"{data_file}: .*damaged"):
                 await anext(changes)
 
