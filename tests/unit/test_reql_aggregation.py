@@ -142,6 +142,10 @@ class TestGroups:
         error = failure(r.expr([1, 2, 3]).group(lambda x: x).count(), array_limit=2)
         assert (error.type, error.message) == (ErrorType.RESOURCE_LIMIT, "Too many groups (> 2).")
 
+    def test_so_are_the_groups_of_one_element(self) -> None:
+        query = r.expr([{"a": [0] * 5000, "b": [0] * 5000}]).group("a", "b", multi=True).count()
+        assert failure(query).message == "Too many groups (> 100000)."
+
     @given(st.lists(st.tuples(st.integers(0, 4), st.integers(-9, 9)), max_size=30))
     def test_groups_hold_each_element_once(self, pairs: list[tuple[int, int]]) -> None:
         rows = [{"k": key, "v": value} for key, value in pairs]

@@ -349,6 +349,13 @@ class TestManySequences:
         assert run(r.expr(left).union(right, interleave="a")["a"]) == [1, 2, 3, 4]
         assert run(r.expr(left[::-1]).union(right[::-1], interleave=[r.desc("a")])["a"]) == [4, 3, 2, 1]
 
+    @pytest.mark.parametrize("query", [r.union([1], [2]), r.map([1, 2], [3, 4], lambda a, b: a)])
+    def test_they_can_be_read_more_than_once(self, query: Any) -> None:
+        assert run(r.do(query, lambda items: [items.count(), items.sum()])) == [2, 3]
+
+    def test_they_can_be_joined(self) -> None:
+        assert run(r.union([1], [2]).inner_join(r.union([1], [1]), lambda a, b: a == b).count()) == 2
+
     def test_with_fields_leaves_out_what_lacks_one(self) -> None:
         assert run(r.expr(ROWS).with_fields("id", "a")) == [{"id": 1, "a": 3}, {"id": 3, "a": 1}]
 

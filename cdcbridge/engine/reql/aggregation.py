@@ -208,19 +208,25 @@ def _groups(items: Stream, readers: list[Reader], multi: bool) -> Grouped:
     limit = items.context.settings.array_limit
     for value in map(datum, items.finite()):
         element = dumps(value)
-        for key in _keys(value, readers, multi):
+        for key in _keys(value, readers, multi, limit):
             groups.setdefault(identity(key), (key, []))[1].append(element)
         if len(groups) > limit:
-            raise QueryError(ErrorType.RESOURCE_LIMIT, f"Too many groups (> {limit}).")
+            raise _too_many(limit)
     pairs = sorted(groups.values(), key=lambda pair: by_value(pair[0]))
     return Grouped([(key, Stream(items.context, Packed(elements))) for key, elements in pairs])
 
 
-def _keys(value: Any, readers: list[Reader], multi: bool) -> Iterable[Any]:
+def _too_many(limit: int) -> QueryError:
+    return QueryError(ErrorType.RESOURCE_LIMIT, f"Too many groups (> {limit}).")
+
+
+def _keys(value: Any, readers: list[Reader], multi: bool, limit: int) -> Iterable[Any]:
     found = [_or_null(read, value) for read in readers]
     if not multi:
         return (found[0] if len(found) == 1 else found,)
     choices = [each if type(each) is list else [each] for each in found]
+    if math.prod(map(len, choices)) > limit:  # before it takes the time
+        raise _too_many(limit)
     combined = ([*choice] for choice in product(*choices))
     once = {identity(key): key for key in (choice[0] if len(readers) == 1 else choice for choice in combined)}
     return once.values()

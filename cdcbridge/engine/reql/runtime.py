@@ -179,6 +179,16 @@ class Items:
 
 
 @dataclass(frozen=True)
+class Made(Iterable[Any]):
+    """Elements that are made anew each time that they are read: a variable's sequence may be read many times."""
+
+    make: Callable[[], Iterator[Any]]
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.make()
+
+
+@dataclass(frozen=True)
 class Numbers:
     """Integers from `start` on, up to but without `end`; None for no end."""
 

@@ -24,6 +24,7 @@ from cdcbridge.engine.reql.runtime import (
     FilterStep,
     FlattenStep,
     Items,
+    Made,
     MapStep,
     NotData,
     Numbers,
@@ -65,8 +66,12 @@ def _check_map(call: Call) -> None:
 def _together(env: Env, values: list[Any], change: Callable[..., Any]) -> Stream:
     """Up to the end of the shortest sequence."""
     sequences = [sequence(env, value) for value in values]
-    elements = (change(*each) for each in zip(*[each.one_by_one() for each in sequences], strict=False))
-    return Stream(env.context, Items(elements), array=all(each.array for each in sequences))
+
+    def elements() -> Iterator[Any]:
+        readers = [each.one_by_one() for each in sequences]
+        return (change(*each) for each in zip(*readers, strict=False))
+
+    return Stream(env.context, Items(Made(elements)), array=all(each.array for each in sequences))
 
 
 @term("CONCAT_MAP", 2)
@@ -174,10 +179,13 @@ def union(call: Call) -> Fn:
 
     def run(env: Env) -> Stream:
         parts = [sequence(env, each(env)) for each in runs]
-        readers = [part.one_by_one() for part in parts]
         keys = None if interleave is None else _interleaving(env, interleave)
-        elements = chain.from_iterable(readers) if keys is None else _merged(readers, keys)
-        return Stream(env.context, Items(elements), array=all(part.array for part in parts))
+
+        def elements() -> Iterator[Any]:
+            readers = [part.one_by_one() for part in parts]
+            return chain.from_iterable(readers) if keys is None else _merged(readers, keys)
+
+        return Stream(env.context, Items(Made(elements)), array=all(part.array for part in parts))
 
     return run
 

@@ -117,7 +117,7 @@ def _parsed(text: str, default_zone: str | None) -> dict[str, Any]:
     day, mark, clock = text.partition("T")
     try:
         moment = datetime.fromisoformat(_whole_day(day) + mark + clock)
-    except ValueError as problem:
+    except (ValueError, OverflowError) as problem:
         raise _logic(f"Invalid date string `{text}`: {problem}") from None
     if moment.tzinfo is None:
         if default_zone is None:
