@@ -23,6 +23,7 @@ import msgspec
 from rethinkdb import r
 
 from benchmarks.harness import TABLE, Bench, Program, Row, document, percentile, say
+from benchmarks.programs.wire_client import as_text
 from cdcbridge.engine import wire
 from cdcbridge.engine.catalog import Table
 from cdcbridge.engine.core import Engine
@@ -212,9 +213,9 @@ def _bare_sqlite_s(path: Path) -> float:
 
 
 def _engine_s(path: Path) -> float:
-    queries = [b"[1,%b]" % built(r.table(TABLE).insert(batch)) for batch in _batches()]
+    queries = [as_text(r.table(TABLE).insert(batch)) for batch in _batches()]
     with contextlib.closing(Engine.open(path)) as engine:
-        engine.write([engine.compile(msgspec.json.decode(built(r.table_create(TABLE))), {})])
+        engine.write([engine.compile(wire.parse(as_text(r.table_create(TABLE))).term, {})])
         start_s = time.perf_counter()
         for query in queries:
             request = wire.parse(query)
@@ -223,11 +224,6 @@ def _engine_s(path: Path) -> float:
             if engine.wants_checkpoint:
                 engine.checkpoint()
         return time.perf_counter() - start_s
-
-
-def built(query: Any) -> bytes:
-    """A query of the driver's as it travels."""
-    return msgspec.json.encode(query.build(), enc_hook=lambda part: part.build())
 
 
 def _group_commit(folder: Path) -> list[Row]:

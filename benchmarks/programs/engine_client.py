@@ -22,7 +22,7 @@ from rethinkdb import r
 
 from benchmarks.harness import TABLE, answer, document
 from benchmarks.programs.schedule import due
-from benchmarks.programs.wire_client import WireClient
+from benchmarks.programs.wire_client import MORE, WireClient, as_text
 
 HOST: Final = "127.0.0.1"
 BATCH: Final = 200
@@ -71,11 +71,12 @@ def bare(port: int, seconds: float, connections: int, first: int) -> None:
 
 async def _bare(port: int, seconds: float, first: int) -> float:
     client = await WireClient.connected(HOST, port)
+    before, _, after = as_text(_table.insert(document(KEYS_PER_CLIENT))).partition(b"%d" % KEYS_PER_CLIENT)
     start_s = time.perf_counter()
     for number in count(first):
         if (spent_s := time.perf_counter() - start_s) >= seconds:
             return (number - first) / spent_s
-        assert b'"inserted":1' in await client.asked(_table.insert(document(number)))
+        assert b'"inserted":1' in await client.said(b"%b%d%b" % (before, number, after))
     raise AssertionError
 
 
@@ -130,13 +131,13 @@ def catch_up(port: int, elements: int) -> None:
 async def _caught_up(port: int, elements: int) -> float:
     client = await WireClient.connected(HOST, port)
     start_s = time.perf_counter()
-    batch = await client.asked(_table.changes(since=0))
+    batch = await client.said(as_text(_table.changes(since=0)))
     seen = 0
     while True:
         seen += len(_elements.decode(batch).r)
         if seen >= elements:
             return time.perf_counter() - start_s
-        batch = await client.continued()
+        batch = await client.said(MORE)
 
 
 class _Change(msgspec.Struct):

@@ -9,6 +9,9 @@ from typing import Any
 import msgspec
 
 _LET_ME_IN = struct.pack("<III", 0x400C2D20, 0, 0x7E6970C7)
+MORE = b"[2]"
+"""Asks for more of the last answer."""
+
 _HEADER = struct.Struct("<qI")
 _TOKEN = 1
 
@@ -28,15 +31,13 @@ class WireClient:
         assert await reader.readuntil(b"\0") == b"SUCCESS\0"
         return cls(reader, writer)
 
-    async def asked(self, query: Any) -> bytes:
-        """The answer to a query of the driver's."""
-        return await self._said(b"[1,%b]" % msgspec.json.encode(query.build(), enc_hook=lambda part: part.build()))
-
-    async def continued(self) -> bytes:
-        """More of the last answer."""
-        return await self._said(b"[2]")
-
-    async def _said(self, text: bytes) -> bytes:
+    async def said(self, text: bytes) -> bytes:
+        """The answer to a query."""
         self._writer.write(_HEADER.pack(_TOKEN, len(text)) + text)
         _, length = _HEADER.unpack(await self._reader.readexactly(_HEADER.size))
         return await self._reader.readexactly(length)
+
+
+def as_text(query: Any) -> bytes:
+    """A query of the driver's as it travels."""
+    return b"[1,%b]" % msgspec.json.encode(query.build(), enc_hook=lambda part: part.build())

@@ -17,18 +17,20 @@ import logging
 import secrets
 import socket
 import ssl
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar, cast
+from queue import SimpleQueue
+from typing import NamedTuple, TypeVar, cast
 
 from cdcbridge.engine.core import Answer, Engine, Plan
 from cdcbridge.engine.errors import DiskFull, EngineError, FileUnusable
 from cdcbridge.engine.handshake import Event, Handshake, Ready
 from cdcbridge.engine.retention import Step
 from cdcbridge.engine.scram import ITERATIONS, Credentials
-from cdcbridge.engine.session import MAX_CURSORS, Session, Watchers
+from cdcbridge.engine.session import MAX_CURSORS, Session, Watchers, attempt
 from cdcbridge.engine.wire import MAX_QUERY_BYTES, Frames, Refused, Send
 
 T = TypeVar("T")
@@ -42,6 +44,8 @@ HANDSHAKE_TIMEOUT_S = 10.0
 CLOSE_GRACE_S = 2.0
 """How long `close` waits for clients to take their last answers."""
 UNREAD_LIMIT_BYTES = 4 << 20
+SLOW_FLUSH_S = 0.002
+GATHER_AT_MOST_S = 0.005
 
 _LOG = logging.getLogger("cdcbridge.engine")
 
@@ -180,6 +184,39 @@ class Server:
             await self._all_gone.wait()
 
 
+class _Gathering(NamedTuple):
+    """A flush waits until so many writes wait for it, or for the timer."""
+
+    expected: int
+    timer: asyncio.TimerHandle
+
+
+class _DiskThread:
+    """A thread for jobs that wait for the disk, one after the other. Cheaper than a pool: each flush passes here."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
+        self._loop = loop
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def run(self, job: Callable[[], T], done: Callable[[T | Exception], None]) -> None:
+        """Run `job` in the thread, and then `done` in the loop."""
+        self._jobs.put(lambda: self._tell(done, attempt(job)))
+
+    def shutdown(self) -> None:
+        """End the thread when it is through. For another thread than the loop's."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+
+    def _tell(self, done: Callable[[T | Exception], None], result: T | Exception) -> None:
+        self._loop.call_soon_threadsafe(done, result)
+
+
 class LoopExecutor:
     """Runs the engine for the sessions of one event loop. See the module's text for what runs where.
 
@@ -199,12 +236,14 @@ class LoopExecutor:
         self._became_durable = became_durable
         self._on_fatal = on_fatal
         self._readers = ThreadPoolExecutor(READERS, "engine-read")
-        self._syncer = ThreadPoolExecutor(1, "engine-sync")
-        self._checkpointer = ThreadPoolExecutor(1, "engine-checkpoint")
+        self._syncer = _DiskThread(loop, "engine-sync")
+        self._checkpointer = _DiskThread(loop, "engine-checkpoint")
         self._group: list[tuple[Plan, Callable[[Answer | Exception], None]]] = []
         self._unsynced: list[Callable[[FileUnusable | None], None]] = []
         self._dirty = False
         self._syncing = False
+        self._gathering: _Gathering | None = None
+        self._draining = False
         self._checkpointing = False
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -235,6 +274,8 @@ class LoopExecutor:
 
     async def drain(self) -> None:
         """Wait until every write so far is done."""
+        self._draining = True
+        self._gathered()
         await self._quiet.wait()
 
     async def close(self) -> None:
@@ -243,8 +284,8 @@ class LoopExecutor:
         if self._trim_handle is not None:
             self._trim_handle.cancel()
         await self._read_out.wait()  # a job's end may queue another one, which lets its cursor go
-        for pool in (self._readers, self._syncer, self._checkpointer):
-            await asyncio.to_thread(pool.shutdown)
+        for thread in (self._readers, self._syncer, self._checkpointer):
+            await asyncio.to_thread(thread.shutdown)
 
     def _was_read(self, done: Callable[[T | Exception], None], finished: asyncio.Future[T]) -> None:
         _report(done, finished)
@@ -282,7 +323,7 @@ class LoopExecutor:
 
     def _sync_soon(self) -> None:
         """Flush what has been written, unless that is being done: then another flush follows, for all that waits."""
-        if self._syncing:
+        if self._syncing or self._is_worth_waiting():
             return
         if not self._dirty or self._failed is not None:
             self._settle()
@@ -290,11 +331,16 @@ class LoopExecutor:
         self._syncing = True
         self._dirty = False
         waiting, self._unsynced = self._unsynced, []
-        future = self._loop.run_in_executor(self._syncer, self._engine.sync)
-        future.add_done_callback(partial(_report, partial(self._synced, waiting)))
+        self._syncer.run(self._engine.sync, partial(self._synced, waiting, self._loop.time()))
 
-    def _synced(self, waiting: list[Callable[[FileUnusable | None], None]], result: frozenset[int] | Exception) -> None:
+    def _synced(
+        self,
+        waiting: list[Callable[[FileUnusable | None], None]],
+        begun_s: float,
+        result: frozenset[int] | Exception,
+    ) -> None:
         self._syncing = False
+        self._gather(len(waiting), self._loop.time() - begun_s)
         failure = self._disk_failure(result)
         for done in waiting:
             done(failure)
@@ -303,12 +349,39 @@ class LoopExecutor:
         self._checkpoint_if_due()
         self._sync_soon()
 
+    def _gather(self, answered: int, flush_s: float) -> None:
+        """Give those who are answered now the time to write again, so that the next flush is for them, too.
+
+        Otherwise the first of them gets a flush of his own, and all others wait for that one and the next. Where a
+        flush costs next to nothing, or there is one writer, nobody is kept waiting.
+        """
+        expected = len(self._unsynced) + answered
+        if answered and expected > 1 and not self._draining and (patience_s := patience(flush_s)):
+            self._gathering = _Gathering(expected, self._loop.call_later(patience_s, self._gathered))
+
+    def _is_worth_waiting(self) -> bool:
+        if self._gathering is None:
+            return False
+        if len(self._unsynced) < self._gathering.expected and self._failed is None:
+            return True
+        self._stop_gathering()
+        return False
+
+    def _stop_gathering(self) -> None:
+        if self._gathering is not None:
+            self._gathering.timer.cancel()
+            self._gathering = None
+
+    def _gathered(self) -> None:
+        """Whoever has not written by now is not waited for."""
+        self._stop_gathering()
+        self._sync_soon()
+
     def _checkpoint_if_due(self) -> None:
         """Shorten the log in a thread of its own: nobody waits for it, the next flush least of all."""
         if not self._checkpointing and self._failed is None and self._engine.wants_checkpoint:
             self._checkpointing = True
-            future = self._loop.run_in_executor(self._checkpointer, self._engine.checkpoint)
-            future.add_done_callback(partial(_report, self._checkpointed))
+            self._checkpointer.run(self._engine.checkpoint, self._checkpointed)
 
     def _checkpointed(self, result: Exception | None) -> None:
         self._checkpointing = False
@@ -478,6 +551,11 @@ class _Client(asyncio.Protocol):
     def _peer(self) -> str:
         peer = self._transport.get_extra_info("peername")
         return f"{peer[0]}:{peer[1]}" if peer else "unknown"
+
+
+def patience(flush_s: float) -> float:
+    """Seconds that a flush may wait for those whom the last one, which took `flush_s`, has answered."""
+    return min(flush_s / 2, GATHER_AT_MOST_S) if flush_s >= SLOW_FLUSH_S else 0
 
 
 def is_loopback(host: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import struct
 import threading
@@ -26,6 +27,7 @@ from rethinkdb.errors import (
 )
 from rethinkdb.net import DefaultConnection, make_connection
 
+from cdcbridge.engine import server as server_module
 from cdcbridge.engine.core import Engine
 from cdcbridge.engine.errors import ErrorType, FileUnusable
 from cdcbridge.engine.server import MAX_RUNNING, Limits, PasswordNeeded, Server, is_loopback
@@ -491,6 +493,48 @@ class SlowDisk:
     def _sync(self) -> None:
         self._loop.call_soon_threadsafe(self.begun.set)
         self.may_end.wait(WAIT_S)
+
+
+class TestSharedFlushes:
+    @pytest.fixture(autouse=True)
+    def endless_patience(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(server_module, "patience", lambda flush_s: WAIT_S)
+
+    async def test_a_flush_waits_for_those_whom_the_last_one_answered(self) -> None:
+        engine, gate, flushes = FakeEngine(), threading.Event(), itertools.count()
+        engine.on_sync = lambda: (next(flushes), gate.wait(WAIT_S))
+        async with serving(engine) as (_, opened):
+            one, two, other = [await opened() for _ in range(3)]
+            for client in (one, two):
+                client.ask(1, 1, ["insert", 1], {})
+                await settled(other)
+            gate.set()
+            await one.answer()
+            await settled(other)
+            assert next(flushes) == 1
+            one.ask(2, 1, ["insert", 2], {})
+            assert [(await client.answer())[0] for client in (one, two)] == [2, 1]
+
+    async def test_nobody_waits_where_there_is_one_writer(self) -> None:
+        async with serving(FakeEngine()) as (_, opened):
+            client = await opened()
+            for token in range(5):
+                client.ask(token, 1, ["insert", token], {})
+                assert (await client.answer())[0] == token
+
+    async def test_closing_waits_no_longer_than_a_flush_does(self) -> None:
+        async with serving(FakeEngine()) as (server, opened):
+            one, two = await opened(), await opened()
+            for client in (one, two):
+                client.ask(1, 1, ["insert", 1], {})
+            await one.answer()
+            await asyncio.wait_for(server.close(), WAIT_S / 2)
+
+
+class TestPatience:
+    @pytest.mark.parametrize(("flush_s", "patience_s"), [(0.0005, 0), (0.004, 0.002), (3.0, 0.005)])
+    def test_it_is_half_a_flush_where_flushes_are_slow(self, flush_s: float, patience_s: float) -> None:
+        assert server_module.patience(flush_s) == patience_s
 
 
 class TestDurability:
