@@ -10,8 +10,10 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import random
 import re
+import secrets
 import signal
 import sys
 import tempfile
@@ -26,11 +28,12 @@ import pika
 from pika.exceptions import AMQPError
 from rethinkdb import r
 
-from cdcbridge.broker.connection import redacted
+from cdcbridge.broker.connection import Connection, redacted
 from cdcbridge.broker.node import PrivateNode
-from cdcbridge.errors import BridgeError
+from cdcbridge.errors import BridgeError, BrokerUnavailable
 
-EXCHANGE: Final = "cdcbridge-demo"
+EXCHANGE: Final = f"cdcbridge-demo-{secrets.token_hex(3)}"
+"""This run's own: two demos on one broker do not see each other's orders."""
 TABLE: Final = "orders"
 STEPS_WITH_ONCE: Final = 9
 DEADLINE_S: Final = 60.0
@@ -101,17 +104,30 @@ def _sum_up(received: Counter[str]) -> None:
 
 
 def _say(name: str, text: str) -> None:
-    for line in text.splitlines() or [""]:
-        click.echo(click.style(f"{name:<9} | ", fg=_COLORS[name]) + line)
+    try:
+        for line in text.splitlines() or [""]:
+            click.echo(click.style(f"{name:<9} | ", fg=_COLORS[name]) + line)
+    except BrokenPipeError:
+        _end_unseen()
+
+
+def _end_unseen() -> None:
+    """Nobody reads on: end as Ctrl-C would, and let what is still printed on the way go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    signal.raise_signal(signal.SIGTERM)
 
 
 # The broker ----------------------------------------------------------------------------------------------------------
 
 
 async def _broker(stack: AsyncExitStack, url: str | None) -> str:
-    """The broker at `url` if it answers, else a private one, which ends with the stack."""
+    """The broker at `url` if it answers, else a private one, which ends with the stack.
+
+    Raises:
+        ConfigError: `url` is no URL of a broker, or the broker refuses it.
+    """
     if url is not None:
-        if await asyncio.to_thread(_answers, url):
+        if await _answers(url):
             _say("demo", f"broker: {redacted(url)}")
             return url
         _say("demo", f"no broker answers at {redacted(url)}")
@@ -122,11 +138,14 @@ async def _broker(stack: AsyncExitStack, url: str | None) -> str:
     return node.url
 
 
-def _answers(url: str) -> bool:
+async def _answers(url: str) -> bool:
     try:
-        pika.BlockingConnection(pika.URLParameters(url)).close()
-    except (AMQPError, OSError, ValueError):
+        connection = await Connection.open(
+            url, connection_name="cdcbridge demo", heartbeat_s=0, on_blocked=lambda reason: None
+        )
+    except BrokerUnavailable:
         return False
+    await connection.close()
     return True
 
 
@@ -238,11 +257,14 @@ def _in_short(line: str) -> str:
 
 
 @asynccontextmanager
-async def _part(name: str, *arguments: str) -> AsyncIterator[Part]:
+async def _part(name: str, url: str, *arguments: str) -> AsyncIterator[Part]:
     """A command of ours as a process, stopped when the block ends."""
     command = (sys.executable, "-m", "cdcbridge", *arguments, "--log-format", "json")
+    environment = {**os.environ, "CDCBRIDGE_RABBITMQ__URL": url}  # an argument would show its password to everybody
     pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe, start_new_session=True)
+    process = await asyncio.create_subprocess_exec(
+        *command, env=environment, stdout=pipe, stderr=pipe, start_new_session=True
+    )
     part = Part(name, process)
     try:
         yield part
@@ -252,12 +274,12 @@ async def _part(name: str, *arguments: str) -> AsyncIterator[Part]:
 
 def _listener(url: str, count: int | None) -> contextlib.AbstractAsyncContextManager[Part]:
     stop = () if count is None else ("--count", str(count))
-    return _part("listener", "listen", f"{TABLE}.*", "--amqp", url, "--exchange", EXCHANGE, *stop)
+    return _part("listener", url, "listen", f"{TABLE}.*", "--exchange", EXCHANGE, *stop)
 
 
 def _publisher(url: str, folder: Path) -> contextlib.AbstractAsyncContextManager[Part]:
     places = ("--state", str(folder), "--listen", "127.0.0.1:0")
-    return _part("publisher", "publish", "--amqp", url, "--exchange", EXCHANGE, *places)
+    return _part("publisher", url, "publish", "--exchange", EXCHANGE, *places)
 
 
 # The writer ----------------------------------------------------------------------------------------------------------

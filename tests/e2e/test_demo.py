@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import uuid
 from pathlib import Path
 
@@ -83,3 +86,33 @@ def test_it_stops_early_when_asked_to_and_leaves_nothing_behind(
     assert process.stop() == 0
     assert "Traceback" not in process.stdout
     assert_nothing_left(process, tmp_path)
+
+
+def test_a_broker_that_refuses_is_told_and_not_replaced(processes: Processes, broker: Broker, tmp_path: Path) -> None:
+    process = demo(processes, tmp_path, AMQP_URL=broker.url.replace("guest:guest", "guest:wrong"))
+    assert process.ended() == 2
+    assert "refused the login" in process.stderr
+    assert "wrong" not in process.stdout + process.stderr
+    assert_nothing_left(process, tmp_path)
+
+
+def test_what_is_no_url_is_refused_in_one_line(processes: Processes, tmp_path: Path) -> None:
+    process = demo(processes, tmp_path, "--amqp", "garbage")
+    assert process.ended() == 2
+    assert process.stderr.count("\n") == 1
+    assert "not an AMQP URL" in process.stderr
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(broker: Broker, tmp_path: Path) -> None:
+    mark = uuid.uuid4().hex
+    environment = {**os.environ, MARK: mark, "TMPDIR": str(tmp_path), "AMQP_URL": broker.url}
+    command = [sys.executable, "-m", "cdcbridge", "demo"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 0
+    assert children(mark) == []
+    assert list(tmp_path.iterdir()) == []
