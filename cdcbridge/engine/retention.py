@@ -1,8 +1,8 @@
 """How much of the journal is kept: by age, size and number of entries, and for whom.
 
-A hold is the position up to which somebody has everything; entries behind it are kept for him whatever the limits say,
-but for the hard one. Trimming is done in small steps, each a transaction of its own, so that writers wait for none of
-them for long.
+A hold is the position up to which somebody has everything. Entries behind it are kept for him whatever the limits say,
+but for the hard one; and so is the entry at it, by which he recognizes this history. Trimming is done in small steps,
+each a transaction of its own, so that writers wait for none of them for long.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def next_step(
     due = _Due(connection, retention, newest, now_ms)
     held = min(holds.values(), default=newest)
     count = max(
-        min(_leading(candidates, due.by_limits), max(0, held + 1 - oldest)), _leading(candidates, due.by_hard_limit)
+        min(_leading(candidates, due.by_limits), max(0, held - oldest)), _leading(candidates, due.by_hard_limit)
     )
     if not count:
         return None

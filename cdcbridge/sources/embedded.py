@@ -90,17 +90,16 @@ class EmbeddedSource:
         Raises:
             StateError: the data file is damaged.
         """
-        with _translated():
+        with _translated(after), self._store.reading():
             seq = self._checked(after)
             self._hold_from(seq)
         while not self._closed:
             self._news.clear()
-            with _translated():
-                rows = self._read(seq)
+            with _translated(after), self._store.reading():
+                rows = journal.read(self._store.reader(), seq, self._store.durable_seq, CHANGES_PER_BATCH)
             if rows:
-                seq = rows[-1][0]
-                changes = [change for row in rows if (change := self._change(row)) is not None]
-                yield Batch(changes, position_of(rows[-1]))
+                seq, after = rows[-1][0], position_of(rows[-1])
+                yield Batch([change for row in rows if (change := self._change(row)) is not None], after)
             else:
                 await self._news.wait()
 
@@ -110,18 +109,14 @@ class EmbeddedSource:
             self._store.hold(self._bridge, seq)
             self._holds = True
 
-    def _read(self, after: int) -> list[journal.Row]:
-        with self._store.reading():
-            return journal.read(self._store.reader(), after, self._store.durable_seq, CHANGES_PER_BATCH)
-
     def _checked(self, after: Position | None) -> int:
         """The sequence number to read on behind.
 
         Raises:
             PositionLost: the journal does not reach from there to now, or had another entry there.
         """
-        with self._store.reading():
-            oldest, _ = journal.ends(self._store.reader())
+        reader = self._store.reader()
+        oldest, _ = journal.ends(reader)
         if after is None:
             return oldest - 1
         seq, time_ms = parsed(after)
@@ -129,15 +124,9 @@ class EmbeddedSource:
             raise PositionLost(after, _GONE, str(oldest))
         if seq > self._store.durable_seq:
             raise PositionLost(after, f"the journal ends at {self._store.durable_seq}: {_OLDER_COPY}", str(oldest))
-        if seq >= oldest and self._time_ms(seq) != time_ms:
+        if seq >= oldest and journal.read(reader, seq - 1, seq, 1)[0][2] != time_ms:
             raise PositionLost(after, f"the journal has another change there: {_OLDER_COPY}", str(oldest))
         return seq
-
-    def _time_ms(self, seq: int) -> int:
-        """When the change with this number was committed."""
-        with self._store.reading():
-            (row,) = journal.read(self._store.reader(), seq - 1, seq, 1)
-        return row[2]
 
     def _change(self, row: journal.Row) -> Change | None:
         _, number, time_ms, key, old_val, new_val = row
@@ -156,7 +145,7 @@ class EmbeddedSource:
 
     async def confirmed(self, position: Position) -> None:
         """See `Source.confirmed`. The journal may forget what is before."""
-        with _translated():
+        with _translated(position):
             self._store.hold(self._bridge, parsed(position)[0])
 
     async def close(self) -> None:
@@ -183,11 +172,11 @@ def parsed(position: Position) -> tuple[int, int]:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
-    """The engine's errors in the bridge's terms."""
+def _translated(position: Position | None) -> Iterator[None]:
+    """The engine's errors in the bridge's terms, of somebody who reads on behind `position`."""
     try:
         yield
     except journal.Trimmed as problem:
-        raise PositionLost(str(problem.after), _GONE, str(problem.oldest)) from problem
+        raise PositionLost(str(position or problem.after), _GONE, str(problem.oldest)) from problem
     except FileUnusable as problem:
         raise StateError(problem.path, problem.problem) from problem
