@@ -286,7 +286,7 @@ def key_form(value: Any) -> Any:
         case list():
             return [key_form(item) for item in value]
         case {"$reql_type$": "TIME"}:
-            return {**value, "timezone": "+00:00"}
+            return {**value, "epoch_time": number(value["epoch_time"] + 0.0), "timezone": "+00:00"}
         case _:
             return value
 

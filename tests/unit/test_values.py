@@ -162,6 +162,7 @@ class TestStorageKeys:
     @given(KEYS, KEYS)
     @example(0, -0.0)
     @example([time(1, "+00:00")], [time(1, "+01:00")])
+    @example([time(0, "+00:00")], [time(-0.0, "+00:00")])
     def test_values_that_are_one_key_have_one_form(self, left: Any, right: Any) -> None:
         same = dumps(key_form(left)) == dumps(key_form(right))
         assert same == (encoded_key(left) == encoded_key(right))
