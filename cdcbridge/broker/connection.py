@@ -15,8 +15,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pika
 from pika import exceptions
-from pika.adapters.asyncio_connection import AsyncioConnection
-from pika.adapters.utils import connection_workflow
+from pika.adapters.asyncio_connection import AsyncioConnection, _AsyncioIOServicesAdapter
+from pika.adapters.utils import connection_workflow, nbio_interface
 
 from cdcbridge import __version__
 from cdcbridge.broker.confirms import ACK_BYTES, Ack, ack_start, split
@@ -151,9 +151,12 @@ class Connection:
         await channel.answer(opened)
         return channel
 
-    async def close(self) -> None:
-        """Close it, after what was written has gone out; without ceremony if RabbitMQ does not answer in time."""
-        await self._driver.end()
+    async def close(self, *, at_once: bool = False) -> None:
+        """Close it, after what was written has gone out; without ceremony if RabbitMQ does not answer in time.
+
+        With `at_once` it gets no time: what was written may be lost.
+        """
+        await self._driver.end(0 if at_once else CLOSE_DEADLINE_S)
 
     def _block(self, _: object, frame: Any) -> None:
         self.blocked = str(frame.method.reason)
@@ -282,6 +285,7 @@ class _Driver(AsyncioConnection):  # type: ignore[misc]
             on_open_callback=lambda _: _settle(self.opened, None),
             on_open_error_callback=self._on_not_opened,
             on_close_callback=lambda _, error: _settle(self.closed, error),
+            custom_ioloop=_Io(loop),
         )
 
     def read_acks(self, channel: int, on_acks: Callable[[list[Ack]], None]) -> None:
@@ -299,14 +303,14 @@ class _Driver(AsyncioConnection):  # type: ignore[misc]
         if not self.closed.done() and self._transport is not None:
             self._output_marshaled_frames((memoryview(frames),))
 
-    async def end(self) -> None:
+    async def end(self, deadline_s: float = CLOSE_DEADLINE_S) -> None:
         """Close the connection in whatever state it is; drop it where RabbitMQ does not take part in time."""
         ended = {self.opened, self.closed} if not self.opened.done() else {self.closed}
         if self.opened.done() and self.opened.result() is not None:
             return
         if not (self.is_closed or self.is_closing):
             self.close()
-        done, _ = await asyncio.wait(ended, timeout=CLOSE_DEADLINE_S, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(ended, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
         if not done and self._transport is not None:
             self._transport.abort()
             await asyncio.wait(ended, timeout=CLOSE_DEADLINE_S, return_when=asyncio.FIRST_COMPLETED)
@@ -314,6 +318,14 @@ class _Driver(AsyncioConnection):  # type: ignore[misc]
     def _on_not_opened(self, _: object, error: BaseException) -> None:
         _settle(self.opened, error)
         _settle(self.closed, error)
+
+    def _on_connection_workflow_done(self, outcome: Any) -> None:
+        """Overrides pika's, which fails where its workflow hands over the class of the exception, not an instance.
+
+        It does so when a connection is closed during the handshake.
+        """
+        aborted = connection_workflow.AMQPConnectionWorkflowAborted
+        super()._on_connection_workflow_done(aborted() if outcome is aborted else outcome)
 
     def _on_data_available(self, data_in: bytes) -> None:
         """Overrides pika's: confirms are taken out here, all other frames go on to pika one by one, in their turn."""
@@ -329,6 +341,39 @@ class _Driver(AsyncioConnection):  # type: ignore[misc]
                 self.bytes_received += ACK_BYTES * len(part)
                 self.frames_received += len(part)
                 self._on_acks(part)
+
+
+class _Io(_AsyncioIOServicesAdapter):  # type: ignore[misc]
+    """pika's I/O, but a look-up of a host reports nothing once it is cancelled.
+
+    pika's own does if the answer is there already, and a connection that was given up would be opened all the same.
+    """
+
+    def getaddrinfo(
+        self, host: str, port: int, on_done: Callable[[Any], None], socktype: int = 0, proto: int = 0, **rest: int
+    ) -> _Lookup:
+        """See pika's `AbstractIOServices.getaddrinfo`."""
+        answer = self._loop.getaddrinfo(host, port, type=socktype, proto=proto, **rest)
+        return _Lookup(asyncio.ensure_future(answer), on_done)
+
+
+class _Lookup(nbio_interface.AbstractIOReference):  # type: ignore[misc]
+    """A look-up of a host that is under way."""
+
+    def __init__(self, answer: asyncio.Future[Any], on_done: Callable[[Any], None]) -> None:
+        self._answer = answer
+        self._wanted = True
+        self._on_done = on_done
+        answer.add_done_callback(self._report)
+
+    def cancel(self) -> bool:
+        """Stop it; False if it was over already."""
+        self._wanted = False
+        return self._answer.cancel()
+
+    def _report(self, answer: asyncio.Future[Any]) -> None:
+        if self._wanted and not answer.cancelled():
+            self._on_done(answer.exception() or answer.result())
 
 
 def _settle(future: asyncio.Future[BaseException | None], error: BaseException | None) -> None:
@@ -378,7 +423,8 @@ def _refused(url: str, error: BaseException) -> ConfigError | BrokerUnavailable:
                 return ConfigError(URL_SETTING, f"{place} does not speak TLS", "use amqp://, or the broker's TLS port")
             case socket.gaierror():
                 return BrokerUnavailable(f"cannot find the host of {place}: {cause.strerror}")
-            case TimeoutError() | connection_workflow.AMQPConnectorStackTimeout():
+            # `ConnectionOpenAborted`: pika closes what takes longer than the deadline of the handshake.
+            case TimeoutError() | connection_workflow.AMQPConnectorStackTimeout() | exceptions.ConnectionOpenAborted():
                 return BrokerUnavailable(f"{place} did not answer in time")
             case exceptions.IncompatibleProtocolError():
                 return BrokerUnavailable(f"{place} does not answer as RabbitMQ does")

@@ -96,6 +96,14 @@ async def test_a_frame_may_come_byte_by_byte(driver: Unconnected) -> None:
     assert driver._heartbeat_checker.beats == 1
 
 
-@pytest.mark.parametrize("name", ["_output_marshaled_frames", "_on_data_available", "_adapter_connect_stream"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "_output_marshaled_frames",
+        "_on_data_available",
+        "_on_connection_workflow_done",
+        "_adapter_connect_stream",
+    ],
+)
 def test_the_private_names_are_still_there(name: str) -> None:
     assert callable(getattr(AsyncioConnection, name, None)), f"pika {pika.__version__} has no {name}"
