@@ -20,20 +20,37 @@ import msgspec
 
 from cdcbridge.engine.core import Answer, Atom, Chunk
 from cdcbridge.engine.errors import CompileError, ErrorType, QueryError
+from cdcbridge.engine.news import News, Topic
 from cdcbridge.engine.session import attempt
 
 
+def news_of(*topics: Topic, seq: int = 1, upto: int = 1) -> News:
+    """News about topics, beginning with an entry, and with the last one of its transaction."""
+    news = News()
+    news.topics, news.upto = dict.fromkeys(topics, seq), upto
+    return news
+
+
 class FakeCursor:
-    """A stream of `items`, or a feed of `tables` that gets its items later. An item may be an exception."""
+    """A stream of `items`, or a feed of `topics` that gets its items later. An item may be an exception."""
 
     notes: tuple[int, ...] = ()
 
-    def __init__(self, items: Sequence[Any] = (), tables: Sequence[int] = ()) -> None:
+    def __init__(self, items: Sequence[Any] = (), topics: Sequence[Topic] = ()) -> None:
         self.items: deque[Any] = deque(items)
-        self.tables = frozenset(tables)
-        self.is_feed = bool(tables)
-        self.notes = (1,) if tables else ()
+        self.topics = frozenset(topics)
+        self.is_feed = bool(topics)
+        self.notes = (1,) if topics else ()
         self.closed = 0
+        self.is_far_behind = False
+        self.delay_s = 0.0
+        self.notified: list[tuple[int, int]] = []
+
+    def wait_s(self) -> float:
+        return self.delay_s
+
+    def notify(self, seq: int, upto: int) -> None:
+        self.notified.append((seq, upto))
 
     def read(self, max_rows: int, max_bytes: int) -> Chunk:
         assert not self.closed, "read after close"
@@ -107,10 +124,10 @@ class FakeEngine:
         self.written += [plan.term[1] for plan in plans]
         return [Atom(b'{"inserted":1}') for _ in plans]
 
-    def sync(self) -> frozenset[int]:
+    def sync(self) -> News:
         self.on_sync()
         self.synced = len(self.written)
-        return frozenset({1})
+        return news_of(1)
 
     def checkpoint(self) -> None: ...
 
@@ -126,6 +143,10 @@ class ManualExecutor:
         self.engine = engine
         self.eager = eager
         self.jobs: deque[Callable[[], None]] = deque()
+        self.timers: list[tuple[float, Callable[[], None]]] = []
+
+    def later(self, delay_s: float, job: Callable[[], None]) -> None:
+        self.timers.append((delay_s, job))
 
     def read(self, job: Callable[[], Any], done: Callable[[Any], None]) -> None:
         self._queue(lambda: done(attempt(job)))

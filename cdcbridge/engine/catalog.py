@@ -9,11 +9,15 @@ from __future__ import annotations
 import re
 import sqlite3
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cdcbridge.engine.checksum import SQL_FUNCTION
 from cdcbridge.engine.errors import ErrorType, QueryError
+
+if TYPE_CHECKING:
+    from cdcbridge.engine.indexes import Index
 
 SYSTEM_DATABASE: Final = "rethinkdb"
 DEFAULT_DATABASE: Final = "test"
@@ -82,8 +86,13 @@ class Table:
         self.scan_sql = f"SELECT key, {BODY} FROM {rows} WHERE key >= ? AND key < ? ORDER BY key LIMIT ?"
         self.scan_down_sql = f"SELECT key, {BODY} FROM {rows} WHERE key >= ? AND key < ? ORDER BY key DESC LIMIT ?"
 
-    def config(self) -> dict[str, Any]:
-        """The row that `rethinkdb.table_config` has for it."""
+    @property
+    def table_number(self) -> int:
+        """Its own; as an index has its table's."""
+        return self.number
+
+    def config(self, indexes: Iterable[str] = ()) -> dict[str, Any]:
+        """The row that `rethinkdb.table_config` has for it; `indexes` are the names of those that it has."""
         return {
             "id": self.id,
             "name": self.name,
@@ -91,7 +100,7 @@ class Table:
             "primary_key": self.primary_key,
             "durability": self.durability,
             "write_acks": "majority",
-            "indexes": [],
+            "indexes": sorted(indexes),
             "shards": [{"primary_replica": "cdcbridge", "replicas": ["cdcbridge"], "nonvoting_replicas": []}],
             "write_hook": None,
             "data": {},
@@ -109,6 +118,7 @@ class Catalog:
         self.databases: dict[str, Database] = {}
         self._named: dict[tuple[str, str], Table] = {}
         self._numbered: dict[int, Table] = {}
+        self._indexes: dict[int, dict[str, Index]] = {}
 
     def load(self, connection: sqlite3.Connection) -> None:
         """Read everything from a data file."""
@@ -131,11 +141,39 @@ class Catalog:
         other.databases = dict(self.databases)
         other._named = dict(self._named)
         other._numbered = dict(self._numbered)
+        other._indexes = dict(self._indexes)
         return other
 
     def table_by_number(self, number: int) -> Table:
         """The table that a journal entry is about, dropped or not."""
         return self._numbered[number]
+
+    def living_tables(self) -> dict[int, Table]:
+        """The tables that are not dropped, by number."""
+        return {table.number: table for table in self._named.values()}
+
+    def indexes(self, table: Table) -> dict[str, Index]:
+        """The secondary indexes of a table, by name."""
+        return self._indexes.get(table.number, {})
+
+    def index(self, table: Table, name: str, text: str = "was not found") -> Index:
+        """The index of this name. `text`: what the error says about it where there is none.
+
+        Raises:
+            QueryError: there is none.
+        """
+        if (index := self.indexes(table).get(name)) is None:
+            raise no_such_index(table, name, text)
+        return index
+
+    def add_index(self, index: Index) -> None:
+        """Take in an index, which may replace one of its name."""
+        self._indexes[index.table.number] = {**self.indexes(index.table), index.name: index}
+
+    def remove_index(self, index: Index) -> None:
+        """Let go of an index."""
+        others = {name: other for name, other in self.indexes(index.table).items() if name != index.name}
+        self._indexes[index.table.number] = others
 
     def database(self, name: str) -> Database:
         """The database of this name.
@@ -215,12 +253,21 @@ class Catalog:
         """Drop a table and its documents; its journal entries stay. `table.dropped` is for who commits it to set."""
         connection.execute("UPDATE tbl SET dropped = 1 WHERE number = ?", (table.number,))
         connection.execute(table.drop_sql)
+        for index in self._indexes.pop(table.number, {}).values():
+            connection.execute(index.drop_sql)
+        connection.execute("DELETE FROM idx WHERE tbl = ?", (table.number,))
         del self._named[table.database.name, table.name]
 
 
 def no_such_table(database: str, name: str) -> QueryError:
     """The error for a table that is not there, or not any more."""
     return QueryError(ErrorType.OP_FAILED, f"Table `{database}.{name}` does not exist.")
+
+
+def no_such_index(table: Table, name: str, text: str = "was not found") -> QueryError:
+    """The error for an index that is not there; `text` tells whether it was to be read, or to be changed."""
+    message = f"Index `{name}` {text} on table `{table.database.name}.{table.name}`."
+    return QueryError(ErrorType.OP_FAILED, message)
 
 
 def selected(

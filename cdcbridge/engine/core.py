@@ -24,10 +24,13 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from cdcbridge.engine.errors import CompileError, ErrorType, FileUnusable, QueryError
-from cdcbridge.engine.feed import Feed
+from cdcbridge.engine.feeds.feed import Feed
+from cdcbridge.engine.news import News, Topic
 from cdcbridge.engine.reql.access import DatabaseName
 from cdcbridge.engine.reql.admin import checked_durability
 from cdcbridge.engine.reql.documents import refuse_stray_literal
+from cdcbridge.engine.reql.feeds import checked_queue_size
+from cdcbridge.engine.reql.indexes import index_function
 from cdcbridge.engine.reql.library import compile_query
 from cdcbridge.engine.reql.registry import Compiled
 from cdcbridge.engine.reql.runtime import PAUSE, Context, Env, Grouped, Settings, Stream, datum, kind_of
@@ -56,12 +59,24 @@ class Cursor(Protocol):
     """A sequence that is read in chunks: a stream, or a feed, which never ends by itself.
 
     `notes` go into every PARTIAL and SEQUENCE answer (ResponseNote numbers). `is_feed`: an empty chunk that is not
-    `done` means "nothing yet": read again when a commit touches one of `tables`.
+    `done` means "nothing yet": `notify` it when a commit touches one of `topics`, and read again.
     """
 
     notes: tuple[int, ...]
     is_feed: bool
-    tables: frozenset[int]
+    topics: frozenset[Topic]
+
+    @property
+    def is_far_behind(self) -> bool:
+        """Reading may take long: it should be done where nobody waits for it."""
+
+    def wait_s(self) -> float:
+        """How long the next batch should wait, so that more comes together."""
+
+    def notify(self, seq: int, upto: int) -> None:
+        """The first entry about one of the topics since it was read and had nothing is `seq`; `upto` is the last entry
+        of its transaction.
+        """
 
     def read(self, max_rows: int, max_bytes: int) -> Chunk:
         """The next elements: at least one unless the sequence is at its end, or is a feed with nothing new.
@@ -114,7 +129,7 @@ class Engine:
             FileInUse: another process has it open.
             FileUnusable: it cannot be read or written, or is something else.
         """
-        return cls(Store(Path(path), retention), initial_values)
+        return cls(Store(Path(path), retention, index_function), initial_values)
 
     def compile(self, term: Any, options: Mapping[str, Any]) -> Plan:
         """A plan for the parsed JSON of a query and of its global optional arguments.
@@ -130,7 +145,7 @@ class Engine:
 
     def _settings(self, options: Mapping[str, Any]) -> Settings:
         changes: dict[str, Any] = {}
-        for name in ("db", "array_limit", "durability"):
+        for name in ("db", "array_limit", "durability", "changefeed_queue_size"):
             if name in options:
                 changes |= _setting(name, self._option(name, options[name]))
         return replace(self._defaults, **changes) if changes else self._defaults
@@ -176,8 +191,8 @@ class Engine:
         finally:
             plan.durable = context.hard or transaction.catalog is not catalog
 
-    def sync(self) -> frozenset[int]:
-        """Make everything written so far durable. Returns the tables that became different, for waking feeds.
+    def sync(self) -> News:
+        """Make everything written so far durable. Returns what has changed, for waking feeds.
 
         Raises:
             FileUnusable: the disk refused; what was written since the last `sync` may be lost.
@@ -218,6 +233,8 @@ def _setting(name: str, value: Any) -> dict[str, Any]:
         return {"database": str(value)}
     if name == "durability":
         return {"soft": checked_durability(datum(value)) == "soft"}
+    if name == "changefeed_queue_size":
+        return {"changefeed_queue_size": checked_queue_size(datum(value))}
     if type(value) is not int or value < 1:
         raise QueryError(ErrorType.QUERY_LOGIC, f"Illegal array size limit `{value}`.  (Must be >= 1.)", ())
     return {"array_limit": min(value, HIGHEST_ARRAY_LIMIT)}
@@ -246,13 +263,28 @@ class StreamCursor:
     """A stream or a feed, read as far as the client wants it."""
 
     def __init__(self, stream: Stream) -> None:
-        source = stream.source
-        self.notes = source.notes
+        self.notes = stream.source.notes
         self.is_feed = stream.is_feed
-        self.tables = frozenset({source.watched.table.number}) if isinstance(source, Feed) else frozenset()
+        self._feeds: tuple[Feed, ...] = stream.feeds
+        self.topics: frozenset[Topic] = frozenset().union(*(feed.topics for feed in self._feeds))
+        self._context = stream.context
         self._store = stream.context.store
         self._elements: Iterator[bytes] = stream.encoded()
         self._error: QueryError | None = None
+
+    @property
+    def is_far_behind(self) -> bool:
+        """See `Cursor.is_far_behind`."""
+        return any(feed.is_far_behind for feed in self._feeds)
+
+    def wait_s(self) -> float:
+        """See `Cursor.wait_s`."""
+        return max((feed.wait_s() for feed in self._feeds), default=0.0)
+
+    def notify(self, seq: int, upto: int) -> None:
+        """See `Cursor.notify`."""
+        for feed in self._feeds:
+            feed.notify(seq, upto)
 
     def read(self, max_rows: int, max_bytes: int) -> Chunk:
         """See `Cursor.read`."""
@@ -262,6 +294,8 @@ class StreamCursor:
         size = 0
         try:
             with self._store.reading():
+                for feed in self._feeds:
+                    feed.begin_batch(self._context)
                 for number in count(1):
                     if (element := next(self._elements, None)) is None:
                         return Chunk(items, done=True)
@@ -275,6 +309,8 @@ class StreamCursor:
             self._error = error
             if not items or error.type is ErrorType.OP_FAILED:
                 raise
+        for feed in self._feeds if items else ():
+            feed.batch_given()
         return Chunk(items, done=False)
 
     def close(self) -> None:
@@ -287,7 +323,8 @@ class ListCursor:
 
     notes: tuple[int, ...] = ()
     is_feed = False
-    tables: frozenset[int] = frozenset()
+    topics: frozenset[Topic] = frozenset()
+    is_far_behind = False
 
     def __init__(self, items: list[bytes]) -> None:
         self._items = deque(items)
@@ -300,6 +337,13 @@ class ListCursor:
             items.append(self._items.popleft())
             size += len(items[-1])
         return Chunk(items, done=not self._items)
+
+    def wait_s(self) -> float:
+        """See `Cursor.wait_s`."""
+        return 0.0
+
+    def notify(self, seq: int, upto: int) -> None:
+        """See `Cursor.notify`."""
 
     def close(self) -> None:
         """See `Cursor.close`."""

@@ -89,6 +89,16 @@ def read_table(connection: sqlite3.Connection, table: int, after: int, upto: int
     return rows
 
 
+def read_tables(connection: sqlite3.Connection, tables: Iterable[int], after: int, upto: int, limit: int) -> list[Row]:
+    """As `read`, of some tables."""
+    numbers = tuple(tables)
+    sql = f"{_READ} AND tbl IN ({', '.join('?' * len(numbers))}) ORDER BY seq LIMIT ?"
+    rows = _some(connection.execute(sql, (after, upto, *numbers, limit)))
+    for table in numbers:
+        _check_whole(connection, table, after)
+    return rows
+
+
 def read_key(connection: sqlite3.Connection, table: int, key: bytes, after: int, upto: int, limit: int) -> list[Row]:
     """As `read_table`, of one document."""
     sql = f"{_READ} AND tbl = ? AND key = ? ORDER BY seq LIMIT ?"

@@ -11,10 +11,13 @@ for a feed is woken by what the others write.
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -26,6 +29,7 @@ from rethinkdb.net import Connection, ConnectionInstance
 
 from cdcbridge.engine.core import Answer, Engine, InitialValues, Plan
 from cdcbridge.engine.errors import DiskFull, EngineError, FileUnusable
+from cdcbridge.engine.news import News
 from cdcbridge.engine.session import Session, Watchers, attempt
 from cdcbridge.engine.wire import Frames, Query
 
@@ -96,6 +100,7 @@ class _Shared:
         self.lock = threading.Lock()
         self.transports: set[_Transport] = set()
         self._sync_lock = threading.Lock()
+        self._untold: deque[News] = deque()
         self._written = 0
         self._synced = 0
         self._failed: FileUnusable | None = None
@@ -137,13 +142,19 @@ class _Shared:
             if self._failed is not None:
                 raise self._failed
             reached = self._written
-            tables = self._watched(self.engine.sync)
+            self._untold.append(self._watched(self.engine.sync))
             self._synced = reached
         with self.lock:
-            for transport in self.transports:
-                transport.touch(tables)
+            self._tell()
         if self.engine.wants_checkpoint:
             self._later(self.engine.checkpoint)
+
+    def _tell(self) -> None:
+        """Pass on what has become durable, in that order: a feed goes on where its first news begins."""
+        while self._untold:
+            news = self._untold.popleft()
+            for transport in self.transports:
+                transport.touch(news)
 
     def _later(self, job: Callable[[], None]) -> None:
         """Do disk work that nobody waits for. The next write is told if it fails."""
@@ -163,8 +174,9 @@ class _Shared:
 class _DirectExecutor:
     """Runs everything at once, in the thread of the one who asks."""
 
-    def __init__(self, shared: _Shared) -> None:
+    def __init__(self, shared: _Shared, later: Callable[[float, Callable[[], None]], None]) -> None:
         self._shared = shared
+        self.later = later
 
     def read(self, job: Callable[[], T], done: Callable[[T | Exception], None]) -> None:
         done(attempt(partial(unlocked, self._shared.lock, job)))
@@ -180,10 +192,14 @@ class _Transport:
         self._shared = shared
         self._arrived = threading.Condition(shared.lock)
         self._watchers = Watchers()
-        self._session = Session(shared.engine, _DirectExecutor(shared), self._receive, self._watchers)
+        executor = _DirectExecutor(shared, self._call_later)
+        self._session = Session(shared.engine, executor, self._receive, self._watchers)
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        """When to call what, the next one first; the number keeps those of one moment in their order."""
+        self._timer_numbers = itertools.count()
         self._frames = Frames()
         self._inbox = bytearray()
-        self._touched: frozenset[int] = frozenset()
+        self._news = News()
         self._open = True
         self._busy = False
         """A query is running: the engine must not be closed."""
@@ -226,16 +242,17 @@ class _Transport:
         with self._shared.lock:
             while len(self._inbox) < length:
                 self._check_open()
-                if not self._wake_feeds():
+                if not (self._wake_feeds() or self._run_timers()):
                     self._wait(deadline)
             data = bytes(self._inbox[:length])
             del self._inbox[:length]
             return data
 
-    def touch(self, tables: frozenset[int]) -> None:
-        """These tables have changed: whoever reads this transport reads its feeds. Called with the lock held."""
-        self._touched |= tables
-        self._arrived.notify_all()
+    def touch(self, news: News) -> None:
+        """Something has changed: whoever reads this transport reads its feeds. Called with the lock held."""
+        if self._watchers:
+            self._news.merge(news)
+            self._arrived.notify_all()
 
     def _run(self, query: Query) -> None:
         self._busy = True
@@ -246,14 +263,28 @@ class _Transport:
             self._arrived.notify_all()
 
     def _wake_feeds(self) -> bool:
-        touched, self._touched = self._touched, frozenset()
-        self._watchers.wake(touched)
-        return bool(touched)
+        news, self._news = self._news, News()
+        if news:
+            self._watchers.wake(news)
+        return bool(news)
+
+    def _call_later(self, delay_s: float, job: Callable[[], None]) -> None:
+        """Have `job` called by whoever reads this transport."""
+        heapq.heappush(self._timers, (time.time() + delay_s, next(self._timer_numbers), job))
+
+    def _run_timers(self) -> bool:
+        if not self._timers or self._timers[0][0] > time.time():
+            return False
+        heapq.heappop(self._timers)[2]()
+        return True
 
     def _wait(self, deadline: float | None) -> None:
         timeout_s = None if deadline is None else deadline - time.time()
         if timeout_s is not None and timeout_s <= 0:
             raise ReqlTimeoutError
+        if self._timers:
+            until_next_s = max(0.0, self._timers[0][0] - time.time())
+            timeout_s = until_next_s if timeout_s is None else min(timeout_s, until_next_s)
         self._arrived.wait(timeout_s)
 
     def _receive(self, data: bytes) -> None:

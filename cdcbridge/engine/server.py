@@ -28,6 +28,7 @@ from typing import NamedTuple, TypeVar, cast
 from cdcbridge.engine.core import Answer, Engine, Plan
 from cdcbridge.engine.errors import DiskFull, EngineError, FileUnusable
 from cdcbridge.engine.handshake import Event, Handshake, Ready
+from cdcbridge.engine.news import News
 from cdcbridge.engine.retention import Step
 from cdcbridge.engine.scram import ITERATIONS, Credentials
 from cdcbridge.engine.session import MAX_CURSORS, Session, Watchers, attempt
@@ -77,7 +78,7 @@ class Server:
 
     With `tls` it speaks nothing else. `iterations` make guessing passwords from a recorded handshake slow.
 
-    `on_durable` are called in the loop with the tables that have become different on the disk, before their feeds are
+    `on_durable` are called in the loop with what has become different on the disk, before the feeds are
     woken. `on_fatal` is called once, when the data file has become unusable: from then on writes are refused, reads go
     on. The engine itself stays the caller's: it is not closed here.
     """
@@ -93,7 +94,7 @@ class Server:
         close_grace_s: float = CLOSE_GRACE_S,
         on_fatal: Callable[[FileUnusable], None] | None = None,
     ) -> None:
-        self.on_durable: list[Callable[[frozenset[int]], None]] = []
+        self.on_durable: list[Callable[[News], None]] = []
         self.watchers = Watchers()
         self.engine = engine
         self.limits = limits
@@ -164,10 +165,10 @@ class Server:
         if not self._clients:
             self._all_gone.set()
 
-    def _became_durable(self, tables: frozenset[int]) -> None:
+    def _became_durable(self, news: News) -> None:
         for hook in self.on_durable:
-            hook(tables)
-        self.watchers.wake(tables)
+            hook(news)
+        self.watchers.wake(news)
 
     async def _close_clients(self) -> None:
         """Close all connections, those that do not take their last bytes by force."""
@@ -228,7 +229,7 @@ class LoopExecutor:
         self,
         engine: Engine,
         loop: asyncio.AbstractEventLoop,
-        became_durable: Callable[[frozenset[int]], None],
+        became_durable: Callable[[News], None],
         on_fatal: Callable[[FileUnusable], None],
     ) -> None:
         self._engine = engine
@@ -271,6 +272,10 @@ class LoopExecutor:
         if len(self._group) == 1:
             self._quiet.clear()
             self._loop.call_soon(self._write_group)
+
+    def later(self, delay_s: float, job: Callable[[], None]) -> None:
+        """Call `job` on the loop after a while."""
+        self._loop.call_later(delay_s, job)
 
     async def drain(self) -> None:
         """Wait until every write so far is done."""
@@ -337,14 +342,14 @@ class LoopExecutor:
         self,
         waiting: list[Callable[[FileUnusable | None], None]],
         begun_s: float,
-        result: frozenset[int] | Exception,
+        result: News | Exception,
     ) -> None:
         self._syncing = False
         self._gather(len(waiting), self._loop.time() - begun_s)
         failure = self._disk_failure(result)
         for done in waiting:
             done(failure)
-        if isinstance(result, frozenset) and result:
+        if isinstance(result, News) and result:
             self._became_durable(result)
         self._checkpoint_if_due()
         self._sync_soon()

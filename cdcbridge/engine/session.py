@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 from uuid import uuid4
@@ -27,6 +27,7 @@ from cdcbridge.engine.errors import (
     FileUnusable,
     QueryError,
 )
+from cdcbridge.engine.news import News, Topic
 from cdcbridge.engine.wire import QueryType, Request
 
 T = TypeVar("T")
@@ -78,41 +79,54 @@ class Executor(Protocol):
     def write(self, plan: Plan, done: Callable[[Answer | Exception], None]) -> None:
         """Run a plan that writes, in the order of the calls; a durable one is done once it is on the disk."""
 
+    def later(self, delay_s: float, job: Callable[[], None]) -> None:
+        """Call `job` where the session lives, after a while."""
+
 
 class Waiter(Protocol):
     """A feed with nothing to give out."""
 
     @property
-    def tables(self) -> frozenset[int]:
-        """The tables whose commits may change that."""
+    def topics(self) -> frozenset[Topic]:
+        """What may change that."""
 
-    def wake(self) -> None:
-        """One of them has changed."""
+    def wake(self, seq: int, upto: int) -> None:
+        """Entry `seq` is the first about its topics; `upto` is the last entry of the first transaction."""
 
 
 class Watchers:
-    """Waiting feeds by the tables that they look at: a commit wakes only those that could care."""
+    """Waiting feeds by the tables and documents that they look at: a commit wakes only those that could care."""
 
     def __init__(self) -> None:
-        self._waiting: defaultdict[int, set[Waiter]] = defaultdict(set)
+        self._waiting: defaultdict[Topic, set[Waiter]] = defaultdict(set)
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
 
     def add(self, waiter: Waiter) -> None:
-        """Wake `waiter` at every change of its tables, until it is discarded. Adding twice is fine."""
-        for table in waiter.tables:
-            self._waiting[table].add(waiter)
+        """Wake `waiter` at all news about its topics, until it is discarded. Adding twice is fine."""
+        for topic in waiter.topics:
+            self._waiting[topic].add(waiter)
 
     def discard(self, waiter: Waiter) -> None:
         """Forget `waiter`, if it is known."""
-        for table in waiter.tables & self._waiting.keys():
-            self._waiting[table].discard(waiter)
-            if not self._waiting[table]:
-                del self._waiting[table]
+        for topic in waiter.topics:
+            if (others := self._waiting.get(topic)) is not None:
+                others.discard(waiter)
+                if not others:
+                    del self._waiting[topic]
 
-    def wake(self, tables: Iterable[int]) -> None:
-        """These tables have changed."""
-        known = [self._waiting[table] for table in tables if table in self._waiting]
-        for waiter in set().union(*known):
-            waiter.wake()
+    def wake(self, news: News) -> None:
+        """This has become durable."""
+        first: dict[Waiter, int] = {}
+        waiting = self._waiting
+        fewer = news.topics if len(news.topics) < len(waiting) else waiting
+        for topic in [topic for topic in fewer if topic in news.topics and topic in waiting]:
+            seq = news.topics[topic]
+            for waiter in self._waiting[topic]:
+                first[waiter] = min(seq, first.get(waiter, seq))
+        for waiter, seq in first.items():
+            waiter.wake(seq, news.upto)
 
 
 class _Limits(NamedTuple):
@@ -136,8 +150,10 @@ class _Query:
     __slots__ = (
         "asked",
         "cursor",
+        "idle",
         "in_place",
         "limits",
+        "missed",
         "noreply",
         "over",
         "profile",
@@ -145,6 +161,7 @@ class _Query:
         "serving",
         "session",
         "stops",
+        "timed",
         "token",
     )
 
@@ -156,7 +173,13 @@ class _Query:
         self.limits = _Limits()
         self.cursor: Cursor | None = None
         self.in_place = False
-        """The cursor is read by this thread, not by the executor."""
+        """The cursor is read by this thread, not by the executor, unless it is far behind."""
+        self.idle = False
+        """A feed had nothing, and no news has come since."""
+        self.missed = False
+        """News came while the executor was reading."""
+        self.timed = False
+        """A feed that lets changes come together is going to be served when its time has come."""
         self.reading = False
         self.serving = False
         self.over = False
@@ -172,10 +195,14 @@ class _Query:
         return self.asked > 0 and self.cursor is not None and not self.reading and not self.over
 
     @property
-    def tables(self) -> frozenset[int]:
-        return self.cursor.tables if self.cursor is not None else frozenset()
+    def topics(self) -> frozenset[Topic]:
+        return self.cursor.topics if self.cursor is not None else frozenset()
 
-    def wake(self) -> None:
+    def wake(self, seq: int, upto: int) -> None:
+        self.missed = self.reading
+        if self.idle and self.cursor is not None:
+            self.idle = False  # only the first news since it was read tells where to go on
+            self.cursor.notify(seq, upto)
         self.session.serve(self)
 
 
@@ -251,13 +278,30 @@ class Session:
     def _serve_once(self, query: _Query) -> bool:
         """Answer one CONTINUE, or have it answered. False: there is nothing to answer it with."""
         assert query.cursor is not None
+        if (wait_s := query.cursor.wait_s()) > 0:
+            self._serve_later(query, wait_s)
+            return False
+        query.idle = False
         read = partial(query.cursor.read, query.limits.rows, query.limits.bytes)
-        if query.in_place:
+        if query.in_place and not query.cursor.is_far_behind:
             return self._was_read(query, attempt(read))
+        if query.cursor.is_feed:
+            self._watchers.add(query)  # so that nothing is missed that comes while it is read
         query.reading = True
         self.running += 1
         self._executor.read(read, partial(self._was_read_elsewhere, query))
         return True
+
+    def _serve_later(self, query: _Query, wait_s: float) -> None:
+        """Changes may come together until then, unless they become too many."""
+        self._watchers.add(query)
+        if not query.timed:
+            query.timed = True
+            self._executor.later(wait_s, partial(self._time_has_come, query))
+
+    def _time_has_come(self, query: _Query) -> None:
+        query.timed = False
+        self.serve(query)
 
     def _dispatch(self, token: int, request: Request) -> None:
         if request.type in (QueryType.CONTINUE, QueryType.STOP):
@@ -353,9 +397,10 @@ class Session:
 
     def _was_read_elsewhere(self, query: _Query, result: Chunk | Exception) -> None:
         query.reading = False
+        missed, query.missed = query.missed, False
         if query.over:
             self._release(query)
-        elif self._was_read(query, result):
+        elif self._was_read(query, result) or missed:
             self.serve(query)
         self._stopped_running()
 
@@ -363,6 +408,7 @@ class Session:
         if isinstance(result, Chunk) and not result.items and not result.done:
             # An empty answer would be the driver's last: it asks again only when it has been given something.
             self._watchers.add(query)
+            query.idle = not query.missed
             return False
         query.asked -= 1
         self._watchers.discard(query)
@@ -431,6 +477,9 @@ def _open(engine: Engine, plan: Plan, limits: _Limits) -> Atom | _Opened:
 
 
 def _first_chunk(cursor: Cursor, limits: _Limits) -> _Opened:
+    """A feed is answered at once; one that is far behind can have nothing in that time."""
+    if cursor.is_far_behind:
+        return _Opened(cursor, Chunk([], done=False))
     try:
         return _Opened(cursor, cursor.read(limits.rows, limits.first_bytes))
     except BaseException:

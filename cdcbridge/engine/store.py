@@ -19,11 +19,13 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from cdcbridge.engine import catalog, checksum, journal, retention
+from cdcbridge.engine import catalog, checksum, indexes, journal, retention
 from cdcbridge.engine.catalog import Catalog, Database, Table, selected
-from cdcbridge.engine.errors import DiskFull, FileUnreadable, FileUnusable
+from cdcbridge.engine.errors import DiskFull, ErrorType, FileUnreadable, FileUnusable, QueryError
+from cdcbridge.engine.indexes import Compile, Index
+from cdcbridge.engine.news import News
 from cdcbridge.engine.ownership import Note, Ownership
 from cdcbridge.engine.retention import Retention
 
@@ -46,8 +48,8 @@ class Transaction:
     def __init__(self, connection: sqlite3.Connection, catalog: Catalog, next_seq: int, end_bytes: int) -> None:
         self.connection = connection
         self.catalog = catalog
-        self.dropped: list[Table] = []
-        self.tables: set[int] = set()
+        self.dropped: list[Table | Index] = []
+        self.news = News()
         self.end_bytes = end_bytes
         self._next_seq = next_seq
         self._time_ms = time.time_ns() // 1_000_000
@@ -73,6 +75,8 @@ class Transaction:
         else:
             sql = table.insert_sql if old is None else table.update_sql
             self.connection.execute(sql, (key, new, checksum.of_document(new)))
+        for index in self.catalog.indexes(table).values():
+            index.update(self.connection, key, old, new)
         self._entries.append((self._next_seq, table.number, self._time_ms, printed_key, old, new))
         self._next_seq += 1
 
@@ -82,8 +86,10 @@ class Transaction:
 
     def drop_database(self, name: str) -> tuple[Database, list[Table]]:
         """See `Catalog.drop_database`."""
+        before = self.catalog
         database, tables = self._changed_catalog().drop_database(self.connection, name)
         self.dropped += tables
+        self.dropped += [index for table in tables for index in before.indexes(table).values()]
         return database, tables
 
     def create_table(self, database: Database, name: str, primary_key: str, durability: str) -> Table:
@@ -92,8 +98,41 @@ class Transaction:
 
     def drop_table(self, table: Table) -> None:
         """See `Catalog.drop_table`."""
+        self.dropped += self.catalog.indexes(table).values()
         self._changed_catalog().drop_table(self.connection, table)
         self.dropped.append(table)
+
+    def create_index(self, table: Table, name: str, multi: bool, term: Any, compile: Compile) -> Index:
+        """A new index with the entries of all documents; see `Index` for `term`.
+
+        Raises:
+            QueryError: the name is taken.
+        """
+        if name in self.catalog.indexes(table):
+            raise _index_exists(table, name)
+        index = indexes.create(self.connection, table, name, multi, term, compile)
+        self._changed_catalog().add_index(index)
+        return index
+
+    def drop_index(self, index: Index) -> None:
+        """Drop an index with its entries."""
+        indexes.drop(self.connection, index)
+        self._changed_catalog().remove_index(index)
+        self.dropped.append(index)
+
+    def rename_index(self, index: Index, name: str, overwrite: bool) -> None:
+        """Give an index another name; `overwrite`: in the place of the one that has it.
+
+        Raises:
+            QueryError: the name is taken.
+        """
+        if (other := self.catalog.indexes(index.table).get(name)) is not None:
+            if not overwrite:
+                raise _index_exists(index.table, name)
+            self.drop_index(other)
+        changed = self._changed_catalog()
+        changed.remove_index(index)
+        changed.add_index(indexes.rename(self.connection, index, name))
 
     def _changed_catalog(self) -> Catalog:
         self.catalog = self.catalog.copy()
@@ -119,8 +158,12 @@ class Transaction:
     def flush(self) -> None:
         """Write the journal entries; the last thing before the commit."""
         self.end_bytes = journal.append(self.connection, self._entries, self.end_bytes)
-        self.tables.update(entry[1] for entry in self._entries)
-        self.tables.update(table.number for table in self.dropped)
+        self.news.add(self._entries, self.dropped, self.newest_seq)
+
+
+def _index_exists(table: Table, name: str) -> QueryError:
+    path = f"{table.database.name}.{table.name}"
+    return QueryError(ErrorType.OP_FAILED, f"Index `{name}` already exists on table `{path}`.")
 
 
 class Store:
@@ -129,8 +172,9 @@ class Store:
     One thread at a time may write; `sync`, `checkpoint` and reading may go on meanwhile in other threads.
     """
 
-    def __init__(self, path: Path, keep: Retention = KEEP_ALL) -> None:
+    def __init__(self, path: Path, keep: Retention = KEEP_ALL, compile_index: Compile = indexes.no_functions) -> None:
         self.retention = keep
+        self._compile_index = compile_index
         self.path = Path(os.path.realpath(path))  # a file with two names has one lock, and one write-ahead log
         self.catalog = Catalog()
         self._connections: list[sqlite3.Connection] = []
@@ -147,14 +191,16 @@ class Store:
     def _open(self) -> None:
         self._sync_lock = threading.Lock()
         self._copied_bytes = 0
-        self._touched: set[int] = set()
-        self._touched_lock = threading.Lock()
+        self._news = News()
+        self._news_lock = threading.Lock()
         self._writer = self._connect()
         self._connections.append(self._writer)
         self._prepare_file()
         self._checkpointer = self._connect()
         self._connections.append(self._checkpointer)
         self.catalog.load(self._writer)
+        for index in indexes.load(self._writer, self.catalog.living_tables(), self._compile_index):
+            self.catalog.add_index(index)
         self.identity = self._setting("identity")
         self.committed_seq = journal.ends(self._writer)[1]
         self._end_bytes = journal.measured(self._writer, self.committed_seq)[1]
@@ -209,7 +255,7 @@ class Store:
 
     def _create(self) -> None:
         self._writer.execute("BEGIN IMMEDIATE")
-        for statement in (_SETTINGS + catalog.SCHEMA + journal.SCHEMA + retention.SCHEMA).split(";"):
+        for statement in (_SETTINGS + catalog.SCHEMA + journal.SCHEMA + retention.SCHEMA + indexes.SCHEMA).split(";"):
             self._writer.execute(statement)
         self._writer.execute("INSERT INTO setting VALUES ('identity', ?)", (str(uuid.uuid4()),))
         Catalog().create_database(self._writer, catalog.DEFAULT_DATABASE)
@@ -270,31 +316,31 @@ class Store:
     def _committed(self, transaction: Transaction) -> None:
         if transaction.catalog is not self.catalog:
             self.catalog, self._schema = transaction.catalog, self._schema_version()
-        for table in transaction.dropped:
-            table.dropped = True
+        for dropped in transaction.dropped:
+            dropped.dropped = True
         self._end_bytes = transaction.end_bytes
-        with self._touched_lock:
+        with self._news_lock:
             self.committed_seq = transaction.newest_seq
-            self._touched |= transaction.tables
+            self._news.merge(transaction.news)
 
     def _roll_back(self) -> None:
         if self._writer.in_transaction:
             self._writer.execute("ROLLBACK")
 
-    def sync(self) -> frozenset[int]:
-        """Make everything committed so far durable; returns the tables that changed in it.
+    def sync(self) -> News:
+        """Make everything committed so far durable; returns what changed in it.
 
         Raises:
             FileUnusable: the disk refused. What was committed since the last `sync` may be lost.
         """
         with self._sync_lock:
-            with self._touched_lock:
-                seq, touched, self._touched = self.committed_seq, frozenset(self._touched), set()
+            with self._news_lock:
+                seq, news, self._news = self.committed_seq, self._news, News()
             self._flush(seq, self._schema)
-            return touched
+            return news
 
     def sync_for_reader(self) -> None:
-        """As `sync`, for a reader who must not hand out what is not durable; leaves the tables to the next `sync`."""
+        """As `sync`, for a reader who must not hand out what is not durable; leaves the news to the next `sync`."""
         with self._sync_lock:
             self._flush(self.committed_seq, self._schema)
 

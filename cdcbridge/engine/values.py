@@ -291,31 +291,52 @@ def key_form(value: Any) -> Any:
             return value
 
 
-def encoded_key(value: Any, nested: bool = False) -> bytes:
-    """As `storage_key` without the limit. `nested`: as an element of an array, which has to tell where it ends."""
+def index_key(value: Any) -> bytes:
+    """As `storage_key`, for a secondary index: of any length, and strings may contain the null character.
+
+    Raises:
+        QueryError: the value cannot be a key.
+    """
+    try:
+        return encoded_key(value, nulls=True)
+    except QueryError as problem:
+        text = problem.message.replace(_PRIMARY_KINDS, _SECONDARY_KINDS)
+        raise QueryError(problem.type, text) from None
+
+
+_PRIMARY_KINDS: Final = "Primary keys must be either a number, string, bool, pseudotype or array"
+_SECONDARY_KINDS: Final = "Secondary keys must be a number, string, bool, pseudotype, or array"
+
+
+def encoded_key(value: Any, nested: bool = False, nulls: bool = False) -> bytes:
+    """As `storage_key` without the limit. `nested`: as an element of an array, which has to tell where it ends.
+
+    `nulls`: a string may contain the null character.
+    """
     kind = type(value)
     if kind is str:
-        return _string_key(value, nested)
+        return _string_key(value, nested, nulls)
     if kind is int or kind is float:
         return b"\x30" + _number_key(value)
     if kind is bool:
         return b"\x20\x01" if value else b"\x20\x00"
     if kind is list:
-        return b"\x10" + b"".join(encoded_key(item, nested=True) for item in value) + b"\x00"
+        return b"\x10" + b"".join(encoded_key(item, True, nulls) for item in value) + b"\x00"
     if nested and isinstance(value, Bound):  # the end of a range of compound keys; it cannot be stored
         return b"\x01" if value.sign < 0 else b"\xfe"
     return _pseudo_key(value, nested)
 
 
-def _string_key(value: str, nested: bool) -> bytes:
-    if "\0" in value:
+def _string_key(value: str, nested: bool, nulls: bool) -> bytes:
+    if "\0" in value and not nulls:
         message = f"Key cannot contain the null character: {printed(value)}"
         raise QueryError(ErrorType.QUERY_LOGIC, message)
     try:
         text = value.encode()
     except UnicodeEncodeError as problem:
         raise _unstorable(value, problem) from problem
-    return b"\x60" + text + (b"\x00" if nested else b"")
+    # Inside an array a null character must not look like the string's end, which sorts before everything.
+    return b"\x60" + (text.replace(b"\x00", b"\x00\xff") + b"\x00" if nested else text)
 
 
 def _number_key(value: float) -> bytes:
@@ -333,7 +354,7 @@ def _pseudo_key(value: Any, nested: bool) -> bytes:
         return b"\x40" + (data.replace(b"\x00", b"\x00\xff") + b"\x00\x00" if nested else data)
     raise QueryError(
         ErrorType.QUERY_LOGIC,
-        f"Primary keys must be either a number, string, bool, pseudotype or array (got type {name}):\n{pretty(value)}",
+        f"{_PRIMARY_KINDS} (got type {name}):\n{pretty(value)}",
     )
 
 

@@ -21,6 +21,7 @@ from rethinkdb.errors import (
 
 from cdcbridge.engine import local
 from cdcbridge.engine.errors import EngineError, FileUnusable
+from cdcbridge.engine.news import News
 
 WAIT_S = 30.0
 """Longer than anything here takes; a test that needs it fails."""
@@ -109,7 +110,7 @@ class TestAsOverTcp:
         engine = connection._instance._socket._shared.engine
         sync = engine.sync
 
-        def fail() -> frozenset[int]:
+        def fail() -> News:
             raise FileUnusable("/data/shop.db", "disk I/O error")
 
         engine.sync = fail

@@ -30,6 +30,7 @@ from rethinkdb.net import DefaultConnection, make_connection
 from cdcbridge.engine import server as server_module
 from cdcbridge.engine.core import Engine
 from cdcbridge.engine.errors import ErrorType, FileUnusable
+from cdcbridge.engine.news import News
 from cdcbridge.engine.server import MAX_RUNNING, Limits, PasswordNeeded, Server, is_loopback
 from tests.fake_engine import FakeEngine
 
@@ -351,7 +352,7 @@ class TestAsyncioDriver:
     async def test_durable_changes_are_told_to_hooks(self, server: Server, opened: Connect) -> None:
         connection = await opened()
         await r.table_create("users").run(connection)
-        told: asyncio.Queue[frozenset[int]] = asyncio.Queue()
+        told: asyncio.Queue[News] = asyncio.Queue()
         server.on_durable.append(told.put_nowait)
         await r.table("users").insert({"id": 1}).run(connection, durability="soft")
         assert await asyncio.wait_for(told.get(), WAIT_S)
@@ -614,7 +615,7 @@ class TestDurability:
     def test_the_driver_sees_an_unusable_file_as_indeterminate(
         self, served: ServedEngine, connect: Connect, table: Any
     ) -> None:
-        def fail() -> frozenset[int]:
+        def fail() -> News:
             raise FileUnusable("/data/shop.db", "disk I/O error")
 
         served.engine.sync = fail  # type: ignore[method-assign]

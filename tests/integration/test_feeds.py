@@ -23,7 +23,8 @@ from rethinkdb.errors import (
 )
 
 import cdcbridge.engine
-from cdcbridge.engine import feed as feed_module
+from cdcbridge.engine.feeds import feed as feed_module
+from cdcbridge.engine.feeds import ranges, watching
 from cdcbridge.engine.local import LocalConnection
 from cdcbridge.engine.reql.runtime import ROWS_PER_PAGE
 
@@ -384,8 +385,6 @@ class TestResuming:
             ({"include_seq": 1}, "Expected type BOOL but found NUMBER."),
             ({"include_initial": "yes"}, "Expected type BOOL but found STRING."),
             ({"since": 0, "include_initial": True}, "`since` and `include_initial` cannot be used together."),
-            ({"squash": True}, "not supported yet: CHANGES with squash"),
-            ({"include_states": True}, "not supported yet: CHANGES with include_states"),
         ],
     )
     def test_an_option_that_makes_no_sense_is_refused(
@@ -629,8 +628,9 @@ class TestAnyHistory:
         writes: list[tuple[Any, int]],
     ) -> None:
         """Read bit by bit between the writes, three documents a page."""
-        monkeypatch.setattr(feed_module, "ROWS_PER_PAGE", 3)
-        monkeypatch.setattr(feed_module, "ENTRIES_PER_READ", 2)
+        monkeypatch.setattr(ranges, "ROWS_PER_PAGE", 3)
+        for module in (feed_module, ranges, watching):
+            monkeypatch.setattr(module, "ENTRIES_PER_READ", 2)
         t = fresh()
         for write in before:
             write(t).run(conn)

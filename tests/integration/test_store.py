@@ -23,6 +23,7 @@ from cdcbridge.engine.catalog import Table
 from cdcbridge.engine.core import Engine
 from cdcbridge.engine.errors import FileInUse, FileUnusable, QueryError
 from cdcbridge.engine.local import LocalConnection
+from cdcbridge.engine.news import News
 from cdcbridge.engine.store import FORMAT, Store, Transaction
 
 WAIT_S = 30.0
@@ -302,28 +303,28 @@ class TestSyncing:
     def test_a_write_is_durable_after_the_next_sync(self, store: Store, table: Table) -> None:
         write(store, table, 1)
         assert (store.committed_seq, store.durable_seq) == (1, 0)
-        assert store.sync() == {table.number}
+        assert store.sync().tables == {table.number}
         assert store.durable_seq == 1
-        assert store.sync() == frozenset()
+        assert not store.sync()
 
     def test_a_drop_is_a_change_of_the_table(self, store: Store, table: Table) -> None:
         store.sync()
         with store.transaction() as transaction:
             transaction.drop_table(table)
-        assert store.sync() == {table.number}
+        assert store.sync().tables == {table.number}
 
     def test_a_readers_sync_leaves_the_news_to_the_writers(self, store: Store, table: Table) -> None:
         write(store, table, 1)
         store.sync_for_reader()
         assert store.durable_seq == 1
-        assert store.sync() == {table.number}
+        assert store.sync().tables == {table.number}
 
     def test_the_news_is_never_missing_while_a_reader_syncs(
         self, store: Store, table: Table, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A writer whose sync comes in the middle of a reader's still hears of its own table."""
         write(store, table, 1)
-        news: list[frozenset[int]] = []
+        news: list[News] = []
         writer = threading.Thread(target=lambda: news.append(store.sync()))
         flush = os.fdatasync
 
@@ -335,7 +336,7 @@ class TestSyncing:
         monkeypatch.setattr(os, "fdatasync", interrupted)
         store.sync_for_reader()
         writer.join(WAIT_S)
-        assert news == [{table.number}]
+        assert [each.tables for each in news] == [{table.number}]
 
 
 class TestReaders:

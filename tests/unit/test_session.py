@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cdcbridge.engine.core import Engine
 from cdcbridge.engine.errors import ErrorType, FileUnusable, QueryError
 from cdcbridge.engine.session import Session, Watchers
-from tests.fake_engine import FakeCursor, FakeEngine, ManualExecutor
+from tests.fake_engine import FakeCursor, FakeEngine, ManualExecutor, news_of
 
 START, CONTINUE, STOP, NOREPLY_WAIT, SERVER_INFO = 1, 2, 3, 4, 5
 ATOM, SEQUENCE, PARTIAL, WAIT_COMPLETE, INFO, CLIENT_ERROR, COMPILE_ERROR, RUNTIME_ERROR = 1, 2, 3, 4, 5, 16, 17, 18
@@ -48,7 +48,7 @@ class Client:
     def commit(self, *items: Any, cursor: int = 0) -> list[tuple[int, dict[str, Any]]]:
         """Give a feed elements and wake it."""
         self.engine.cursors[cursor].items.extend(items)
-        self.watchers.wake([TABLE])
+        self.watchers.wake(news_of(TABLE))
         return self.answers()
 
     def run(self) -> list[tuple[int, dict[str, Any]]]:
@@ -262,7 +262,7 @@ class TestFeeds:
         client.start(0, "feed", 7)
         client.ask(0, CONTINUE)
         assert client.commit("a") == []
-        client.watchers.wake([7])
+        client.watchers.wake(news_of(7))
         assert client.answers() == [(0, partial("a", notes=(1,)))]
 
     def test_each_of_two_waiting_continues_waits_for_its_own_element(self, client: Client) -> None:
@@ -297,10 +297,10 @@ class TestFeeds:
 
     def test_a_feed_of_two_tables_is_answered_once(self, client: Client) -> None:
         client.start(0, "feed", TABLE)
-        client.engine.cursors[0].tables = frozenset({TABLE, 2})
+        client.engine.cursors[0].topics = frozenset({TABLE, 2})
         client.ask(0, CONTINUE)
         client.engine.cursors[0].items.append("a")
-        client.watchers.wake([TABLE, 2])
+        client.watchers.wake(news_of(TABLE, 2))
         assert client.answers() == [(0, partial("a", notes=(1,)))]
 
 
@@ -454,7 +454,7 @@ class TestAnyOrder:
                 case ("commit",):
                     for cursor in client.engine.cursors:
                         cursor.items.extend("x" if cursor.is_feed else [])
-                    client.watchers.wake([TABLE])
+                    client.watchers.wake(news_of(TABLE))
                 case ("hold",):
                     client.session.hold()
                 case ("resume",):

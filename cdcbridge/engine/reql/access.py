@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from cdcbridge.engine.catalog import SYSTEM_DATABASE, Table, selected
 from cdcbridge.engine.errors import ErrorType, QueryError
+from cdcbridge.engine.indexes import Index
 from cdcbridge.engine.reql.registry import Call, Fn, term
 from cdcbridge.engine.reql.runtime import (
-    HIGHEST_KEY,
-    LOWEST_KEY,
     Env,
-    Items,
     NotData,
+    Picked,
     Row,
     Rows,
     Stream,
@@ -23,7 +23,9 @@ from cdcbridge.engine.reql.runtime import (
     whole,
 )
 from cdcbridge.engine.reql.system import SystemRows, refuse_system_table, system_table
-from cdcbridge.engine.values import Bound, encoded_key, loads
+from cdcbridge.engine.reql.times import is_open
+from cdcbridge.engine.selection import HIGHEST_KEY, LOWEST_KEY, Selection, span_of
+from cdcbridge.engine.values import Bound, encoded_key, index_key, loads
 
 
 class DatabaseName(str, NotData):
@@ -66,7 +68,7 @@ def whole_table(value: Any) -> Table:
     """
     if type(value) is Stream and type(value.source) is Rows and not value.steps:
         rows = value.source
-        if (rows.low, rows.high, rows.down) == (LOWEST_KEY, HIGHEST_KEY, False):
+        if not rows.ordered and not rows.is_slice:
             return rows.table
     refuse_system_table(value)
     raise QueryError(ErrorType.QUERY_LOGIC, f"Expected type TABLE but found {kind_of(value)}.")
@@ -93,23 +95,40 @@ def fetch_row(env: Env, table: Table, key: Any) -> Row:
 
 @term("GET_ALL", 1, None, options=("index",))
 def get_all(call: Call) -> Fn:
+    """The documents of some keys, for each key in turn, and again for one that is given twice."""
     source, *keys = [arg.run for arg in call.args]
     index = call.option("index")
 
     def fetch(env: Env) -> Stream:
         table = whole_table(source(env))
-        check_primary(table, index(env))
-        rows = [fetch_row(env, table, datum(key(env))) for key in keys]
-        return Stream(env.context, Items([row.doc for row in rows if row.doc is not None], table))
+        return picked(env, table, find_index(env, table, index(env)), [datum(key(env)) for key in keys])
 
     return fetch
 
 
-def check_primary(table: Table, index: Any) -> None:
-    """Raises a QueryError unless `index` is the primary key's name, or None."""
-    if index is not None and expect("STRING", index) != table.primary_key:
-        name = f"{table.database.name}.{table.name}"
-        raise QueryError(ErrorType.OP_FAILED, f"Index `{index}` was not found on table `{name}`.")
+def picked(env: Env, table: Table, index: Index | None, keys: list[Any]) -> Stream:
+    """The documents that have one of some keys, by the primary key or by an index."""
+    spans = tuple(span_of(_wanted_key(index, key)) for key in keys)
+    return Stream(env.context, Picked(Selection(table, index, spans)))
+
+
+def _wanted_key(index: Index | None, value: Any) -> bytes:
+    if index is None:
+        return key_bytes(value)
+    if value is None:
+        raise QueryError(ErrorType.NON_EXISTENCE, "Keys cannot be NULL.")
+    return index_key(value)
+
+
+def find_index(env: Env, table: Table, name: Any) -> Index | None:
+    """The secondary index of this name; None for the primary key, which is meant where there is no name.
+
+    Raises:
+        QueryError: there is no such index.
+    """
+    if name is None or expect("STRING", name) == table.primary_key:
+        return None
+    return env.context.catalog.index(table, name)
 
 
 @term("BETWEEN", 3, options=("index", "left_bound", "right_bound"))
@@ -120,36 +139,76 @@ def between(call: Call) -> Fn:
 
     def narrow(env: Env) -> Stream:
         value = source(env)
-        down = type(value) is Stream and type(value.source) is Rows and value.source.down
-        table = ordered_table(value)
-        check_primary(table, index(env))
-        low = range_end(datum(left(env)), after=_is_open("left_bound", left_bound(env)))
-        high = range_end(datum(right(env)), after=not _is_open("right_bound", right_bound(env)))
-        return Stream(env.context, Rows(table, low, max(low, high), down))
+        table, ordered, down = _ordered(value)
+        found = find_index(env, table, index(env))
+        if ordered and found is not _index_of(value):
+            raise _other_index("call between on", found, "ordering on", _index_of(value), table)
+        low = range_end(found, datum(left(env)), after=is_open("left_bound", left_bound(env)))
+        high = range_end(found, datum(right(env)), after=not is_open("right_bound", right_bound(env)))
+        if found is None:
+            return Stream(env.context, Rows(table, low, max(low, high), down, ordered, is_slice=True))
+        return Stream(env.context, Picked(Selection(table, found, ((low, high),), down), ordered, is_slice=True))
 
     return narrow
 
 
-def ordered_table(value: Any) -> Table:
-    """As `whole_table`, for a table that may have been ordered by its primary key."""
-    if type(value) is Stream and type(value.source) is Rows and value.source.down:
-        return whole_table(Stream(value.context, Rows(value.source.table, value.source.low, value.source.high)))
-    return whole_table(value)
+def _ordered(value: Any) -> tuple[Table, bool, bool]:
+    """The table that a value is all of, whether it was ordered by an index, and whether downwards.
+
+    Raises:
+        QueryError: it is something else, or a part of a table already.
+    """
+    source = value.source if type(value) is Stream and not value.steps else None
+    if not isinstance(source, Rows | Picked) or not (source.ordered or source.is_slice):
+        return whole_table(value), False, False
+    if not source.is_slice:
+        return source.table, True, source.selection.down if isinstance(source, Picked) else source.down
+    raise QueryError(ErrorType.QUERY_LOGIC, "Cannot perform multiple BETWEENs on the same table.")
 
 
-def range_end(value: Any, after: bool) -> bytes:
+def ordered_by(env: Env, items: Stream, name: Any, down: bool) -> Stream:
+    """A table, or a range of it, in the order of an index.
+
+    Raises:
+        QueryError: it is something else, or is in the order of another index, or there is no such index.
+    """
+    source = items.source
+    if type(source) not in (Rows, Picked) or items.steps or (type(source) is Picked and source.is_keys):
+        refuse_system_table(items)
+        raise QueryError(ErrorType.QUERY_LOGIC, "Indexed order_by can only be performed on a TABLE or TABLE_SLICE.")
+    assert isinstance(source, Rows | Picked)
+    if source.ordered:
+        raise QueryError(ErrorType.QUERY_LOGIC, "Cannot perform multiple indexed ORDER_BYs on the same table.")
+    found = find_index(env, source.table, name)
+    if source.is_slice and found is not _index_of(items):
+        raise _other_index("order by", found, "calling BETWEEN on", _index_of(items), source.table)
+    return replace(items, source=_in_order(source, found, down))
+
+
+def _in_order(source: Rows | Picked, index: Index | None, down: bool) -> Rows | Picked:
+    if isinstance(source, Rows) and index is None:
+        return replace(source, down=down, ordered=True)
+    if isinstance(source, Rows):
+        return Picked(Selection(source.table, index, down=down), ordered=True)
+    return replace(source, selection=replace(source.selection, down=down), ordered=True)
+
+
+def _index_of(value: Stream) -> Index | None:
+    return value.source.selection.index if type(value.source) is Picked else None
+
+
+def _other_index(deed: str, wanted: Index | None, after: str, is_by: Index | None, table: Table) -> QueryError:
+    names = [index.name if index is not None else table.primary_key for index in (wanted, is_by)]
+    return QueryError(ErrorType.QUERY_LOGIC, f"Cannot {deed} index `{names[0]}` after {after} index `{names[1]}`.")
+
+
+def range_end(index: Index | None, value: Any, after: bool) -> bytes:
     """Where a range of stored keys begins or ends: just before the key of `value`, or just after it."""
     if isinstance(value, Bound):
         return LOWEST_KEY if value.sign < 0 else HIGHEST_KEY
     if value is None:
         raise QueryError(ErrorType.QUERY_LOGIC, "Cannot use `null` in BETWEEN, use `r.minval` or `r.maxval` instead.")
-    return encoded_key(value) + (b"\0" if after else b"")
-
-
-def _is_open(option: str, value: Any) -> bool:
-    if value not in ("open", "closed"):
-        raise QueryError(ErrorType.QUERY_LOGIC, f'Expected `open` or `closed` for optarg `{option}` (got "{value}").')
-    return bool(value == "open")
+    return (encoded_key(value) if index is None else index_key(value)) + (b"\0" if after else b"")
 
 
 def positive(value: Any, name: str) -> int:

@@ -9,7 +9,7 @@ from cdcbridge.engine.errors import ErrorType, QueryError
 from cdcbridge.engine.reql.access import DatabaseName, whole_table
 from cdcbridge.engine.reql.registry import Call, Fn, term
 from cdcbridge.engine.reql.runtime import Env, datum, expect, kind_of
-from cdcbridge.engine.reql.system import NAMES, ONE_SERVER
+from cdcbridge.engine.reql.system import NAMES, ONE_SERVER, table_config
 
 
 @term("DB_LIST", 0)
@@ -88,8 +88,9 @@ def table_drop(call: Call) -> Fn:
 
 
 def _dropped(env: Env, table: Table) -> dict[str, Any]:
+    config = table_config(env.context, table)
     env.context.writing.drop_table(table)
-    return {"tables_dropped": 1, "config_changes": [_changed(table.config(), None)]}
+    return {"tables_dropped": 1, "config_changes": [_changed(config, None)]}
 
 
 @term("SYNC", 1, writes=True)

@@ -9,8 +9,10 @@ from functools import cmp_to_key
 from itertools import product
 from typing import Any
 
+from cdcbridge.engine.catalog import Table
 from cdcbridge.engine.errors import ErrorType, QueryError
-from cdcbridge.engine.reql.access import check_primary, whole_table
+from cdcbridge.engine.indexes import Index
+from cdcbridge.engine.reql.access import find_index, whole_table
 from cdcbridge.engine.reql.control import called
 from cdcbridge.engine.reql.documents import field
 from cdcbridge.engine.reql.registry import Call, Compiled, Fn, term
@@ -18,7 +20,6 @@ from cdcbridge.engine.reql.runtime import (
     Env,
     Grouped,
     Items,
-    MapStep,
     Packed,
     ScanStep,
     Stream,
@@ -28,7 +29,8 @@ from cdcbridge.engine.reql.runtime import (
     kind_of,
     sequence,
 )
-from cdcbridge.engine.values import compare, dumps, identity, number
+from cdcbridge.engine.selection import Selection
+from cdcbridge.engine.values import compare, dumps, identity, loads, number
 
 by_value = cmp_to_key(compare)
 
@@ -159,11 +161,26 @@ def distinct(call: Call) -> Fn:
         items = sequence(env, value)
         if name is not None:
             table = whole_table(value)
-            check_primary(table, name)
-            return items.then(MapStep(_field_reader(table.primary_key)))
+            return Stream(env.context, Items(_each_in_order(_indexed(env, table, find_index(env, table, name)))))
         return sorted(_each_once(items), key=by_value)
 
     return run
+
+
+def _indexed(env: Env, table: Table, index: Index | None) -> Iterator[Any]:
+    """The values that an index has, in its order."""
+    for (*_, entry), doc in Selection(table, index).read(env.context.connection):
+        document = loads(doc)
+        yield document[table.primary_key] if index is None else index.values(document)[entry]
+
+
+def _each_in_order(values: Iterable[Any]) -> Iterator[Any]:
+    """Each value once; equal ones come one after the other."""
+    before: Any = _NOTHING
+    for value in values:
+        if before is _NOTHING or compare(before, value) != 0:
+            yield value
+        before = value
 
 
 def _each_once(items: Stream) -> list[Any]:
@@ -193,22 +210,22 @@ def group(call: Call) -> Fn:
 
     def run(env: Env) -> Grouped:
         value = source.run(env)
-        readers = [reader(env, key) for key in keys]
+        is_multi = bool(multi(env))
+        readers = [_choices(reader(env, key), is_multi) for key in keys]
         if (name := index(env)) is not None:
             table = whole_table(value)
-            check_primary(table, name)
-            readers.append(_field_reader(table.primary_key))
-        return _groups(sequence(env, value), readers, bool(multi(env)))
+            readers.append(_index_choices(table, find_index(env, table, name)))
+        return _groups(sequence(env, value), readers)
 
     return run
 
 
-def _groups(items: Stream, readers: list[Reader], multi: bool) -> Grouped:
+def _groups(items: Stream, readers: list[Choices]) -> Grouped:
     groups: dict[bytes, tuple[Any, list[bytes]]] = {}
     limit = items.context.settings.array_limit
     for value in map(datum, items.finite()):
         element = dumps(value)
-        for key in _keys(value, readers, multi, limit):
+        for key in _keys(value, readers, limit):
             groups.setdefault(identity(key), (key, []))[1].append(element)
         if len(groups) > limit:
             raise _too_many(limit)
@@ -220,16 +237,33 @@ def _too_many(limit: int) -> QueryError:
     return QueryError(ErrorType.RESOURCE_LIMIT, f"Too many groups (> {limit}).")
 
 
-def _keys(value: Any, readers: list[Reader], multi: bool, limit: int) -> Iterable[Any]:
-    found = [_or_null(read, value) for read in readers]
-    if not multi:
-        return (found[0] if len(found) == 1 else found,)
-    choices = [each if type(each) is list else [each] for each in found]
+Choices = Callable[[Any], list[Any]]
+"""The values of an element by each of which it is in a group."""
+
+
+def _choices(read: Reader, multi: bool) -> Choices:
+    def choose(value: Any) -> list[Any]:
+        found = _or_null(read, value)
+        return found if multi and type(found) is list else [found]
+
+    return choose
+
+
+def _index_choices(table: Table, index: Index | None) -> Choices:
+    """The values that an index has; an element that is not in the index is in no group."""
+    if index is None:
+        return lambda value: [value[table.primary_key]]
+    return lambda value: list(index.values(value).values())
+
+
+def _keys(value: Any, readers: list[Choices], limit: int) -> Iterable[Any]:
+    """The groups that an element is in, each once."""
+    choices = [choose(value) for choose in readers]
     if math.prod(map(len, choices)) > limit:  # before it takes the time
         raise _too_many(limit)
-    combined = ([*choice] for choice in product(*choices))
-    once = {identity(key): key for key in (choice[0] if len(readers) == 1 else choice for choice in combined)}
-    return once.values()
+    combined = product(*choices)
+    keys = (choice[0] if len(readers) == 1 else [*choice] for choice in combined)
+    return {identity(key): key for key in keys}.values()
 
 
 def _or_null(read: Reader, value: Any) -> Any:

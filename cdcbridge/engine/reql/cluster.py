@@ -9,7 +9,7 @@ from cdcbridge.engine.errors import ErrorType, QueryError
 from cdcbridge.engine.reql.access import DatabaseName, whole_table
 from cdcbridge.engine.reql.registry import Call, Fn, term
 from cdcbridge.engine.reql.runtime import Env, Stream, expect, kind_of
-from cdcbridge.engine.reql.system import ONE_SERVER, table_status
+from cdcbridge.engine.reql.system import ONE_SERVER, table_config, table_status
 
 Document = dict[str, Any]
 
@@ -38,7 +38,7 @@ def config(call: Call) -> Fn:
         if type(value) is DatabaseName:
             database = env.context.catalog.database(value)
             return {"id": database.id, "name": database.name}
-        return _tables(env, value, "config")[0].config()
+        return table_config(env.context, _tables(env, value, "config")[0])
 
     return run
 
@@ -95,7 +95,7 @@ def reconfigure(call: Call) -> Fn:
         if any(count(env) != 1 for count in copies):
             raise QueryError(ErrorType.OP_FAILED, ONE_SERVER)
         tables = _tables(env, source(env), "reconfigure")
-        answer: Document = {"config_changes": [_unchanged(table.config()) for table in tables]}
+        answer: Document = {"config_changes": [_unchanged(table_config(env.context, table)) for table in tables]}
         if dry_run(env):
             return {"reconfigured": 0, **answer}
         statuses = [_unchanged(table_status(table)) for table in tables]

@@ -44,6 +44,6 @@ def _table(env: Env, table: Table) -> dict[str, Any]:
         "name": table.name,
         "db": _database(table.database),
         "primary_key": table.primary_key,
-        "indexes": table.config()["indexes"],
+        "indexes": sorted(env.context.catalog.indexes(table)),
         "doc_count_estimates": [rows],
     }

@@ -8,7 +8,8 @@ from typing import Any
 
 from cdcbridge.engine.catalog import Table
 from cdcbridge.engine.errors import ErrorType, QueryError
-from cdcbridge.engine.reql.access import check_primary, fetch_row, whole_table
+from cdcbridge.engine.indexes import Index
+from cdcbridge.engine.reql.access import find_index, picked, whole_table
 from cdcbridge.engine.reql.aggregation import present, reader
 from cdcbridge.engine.reql.arithmetic import truthy
 from cdcbridge.engine.reql.control import called
@@ -53,7 +54,7 @@ def _join(call: Call, of_one: Callable[[Any, Iterator[Pair]], Iterator[Pair]]) -
             pairs = ({"left": one, "right": other} for other in others() if truthy(holds(one, other)))
             return of_one(one, pairs)
 
-        return sequence(env, left.run(env)).then(FlattenStep(partners))
+        return sequence(env, left.run(env)).then(FlattenStep(partners, is_join=True))
 
     return run
 
@@ -76,8 +77,9 @@ def eq_join(call: Call) -> Fn:
     index = call.option("index")
 
     def run(env: Env) -> Stream:
-        join = _Lookup(env, reader(env, key), whole_table(right.run(env)), index(env))
-        return sequence(env, left.run(env)).then(FlattenStep(join.pairs))
+        table = whole_table(right.run(env))
+        join = _Lookup(env, reader(env, key), table, find_index(env, table, index(env)))
+        return sequence(env, left.run(env)).then(FlattenStep(join.pairs, is_join=True))
 
     return run
 
@@ -89,16 +91,14 @@ class _Lookup:
     env: Env
     read: Callable[[Any], Any]
     table: Table
-    index: Any
-
-    def __post_init__(self) -> None:
-        check_primary(self.table, self.index)
+    index: Index | None
 
     def pairs(self, value: Any) -> Iterator[Pair]:
         left = datum(value)
         for key in present(self.read, (left,)):
-            if key is not None and (found := fetch_row(self.env, self.table, key).doc) is not None:
-                yield {"left": left, "right": found}
+            if key is not None:
+                for found in picked(self.env, self.table, self.index, [key]).values():
+                    yield {"left": left, "right": found}
 
 
 @term("ZIP", 1)

@@ -11,8 +11,10 @@ from cdcbridge.engine.reql import (
     control,
     convert,
     documents,
+    extremes,
     feeds,
     for_each,
+    indexes,
     info,
     joins,
     sequences,
@@ -24,8 +26,8 @@ from cdcbridge.engine.reql import (
 from cdcbridge.engine.reql.registry import compile_query
 
 FAMILIES = (
-    access, admin, aggregation, arithmetic, arrays, bits, cluster, control, convert, documents, feeds, for_each,
-    info, joins, sequences, strings, times, unsupported, writes,
+    access, admin, aggregation, arithmetic, arrays, bits, cluster, control, convert, documents, extremes, feeds,
+    for_each, indexes, info, joins, sequences, strings, times, unsupported, writes,
 )  # fmt: skip
 
 __all__ = ["FAMILIES", "compile_query"]

@@ -48,6 +48,10 @@ class Compiled:
     value: Any = None
     arity: int | None = None
     """For functions: how many arguments they take."""
+    name: str = ""
+    """The term that it is; empty for values and functions."""
+    node: Any = None
+    """For functions: the term as it came, to be kept with an index."""
     grouped: bool = False
     """Its value may be grouped data; for functions: their results."""
     parts: tuple[Compiled, ...] = ()
@@ -343,6 +347,7 @@ def _build(name: str, path: Path, args: list[Compiled], options: dict[str, Compi
         deterministic=entry.deterministic and all(part.deterministic for part in parts),
         grouped=_is_grouped(entry, args),
         spliced=name == "ARGS",
+        name=name,
     )
 
 
@@ -466,6 +471,7 @@ def _compile_function(args: list[Any], path: Path, scope: _Scope, grouped: list[
         deterministic=body.deterministic,
         arity=len(ids),
         grouped=body.grouped,
+        node=[_FUNC, args],
     )
 
 

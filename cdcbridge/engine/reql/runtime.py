@@ -17,16 +17,17 @@ from typing import Any, ClassVar, Final, Literal, Protocol
 
 from cdcbridge.engine.catalog import DEFAULT_DATABASE, Catalog, Table, selected
 from cdcbridge.engine.errors import ErrorType, QueryError
+from cdcbridge.engine.selection import HIGHEST_KEY, LOWEST_KEY, Position, Selection
 from cdcbridge.engine.store import Store, Transaction
 from cdcbridge.engine.values import ARRAY_LIMIT, PSEUDO_TYPE, Bound, dumps, loads, storage_key, type_name
 
 ROWS_PER_PAGE: Final = 256
-LOWEST_KEY: Final = b""
-HIGHEST_KEY: Final = b"\xff"
 
 ENDLESS_RANGE = (
     "Cannot use an infinite stream with an aggregation function (`reduce`, `count`, etc.) or coerce it to an array."
 )
+UNIONED_FEED: Final = 4
+
 INFINITE_STREAM = "Cannot call a terminal (`reduce`, `count`, etc.) on an infinite stream (such as a changefeed)."
 
 
@@ -47,6 +48,7 @@ class Settings:
     array_limit: int = ARRAY_LIMIT
     soft: bool = False
     initial_values: Literal["seed", "explicit"] = "seed"
+    changefeed_queue_size: int | None = None
 
 
 @dataclass
@@ -96,14 +98,41 @@ class Env:
 
 
 class Row:
-    """The document of one key: what `get` gives. `doc` is None where there is none."""
+    """A document of a table: what `get` gives. `doc` is None where there is none.
 
-    __slots__ = ("doc", "key", "table")
+    What `min` and `max` give by an index is the first of a `limited` sequence, and looked for when it is asked for.
+    """
+
+    __slots__ = ("_doc", "_find", "_key", "limited", "table")
 
     def __init__(self, table: Table, key: Any, doc: Any) -> None:
         self.table = table
-        self.key = key
-        self.doc = doc
+        self.limited: Stream | None = None
+        self._find: Callable[[], Any] | None = None
+        self._key = key
+        self._doc = doc
+
+    @classmethod
+    def first_of(cls, limited: Stream, table: Table, find: Callable[[], Any]) -> Row:
+        """The first row of a sequence; `find` gives it, or raises a QueryError."""
+        row = cls(table, None, None)
+        row.limited, row._find = limited, find
+        return row
+
+    @property
+    def doc(self) -> Any:
+        self._look()
+        return self._doc
+
+    @property
+    def key(self) -> Any:
+        self._look()
+        return self._key
+
+    def _look(self) -> None:
+        if self._find is not None:
+            self._doc = self._find()
+            self._key, self._find = self._doc[self.table.primary_key], None
 
 
 # Sources -------------------------------------------------------------------------------------------------------------
@@ -137,12 +166,16 @@ class Rows:
     low: bytes = LOWEST_KEY
     high: bytes = HIGHEST_KEY
     down: bool = False
+    ordered: bool = False
+    """It was asked for in this order."""
+    is_slice: bool = False
+    """A range was asked for."""
     notes: tuple[int, ...] = ()
 
     @property
     def kind(self) -> str:
         """The name of its type: all of a table, or a part or an order of it."""
-        return "TABLE" if (self.low, self.high, self.down) == (LOWEST_KEY, HIGHEST_KEY, False) else "TABLE_SLICE"
+        return "TABLE_SLICE" if self.ordered or self.is_slice else "TABLE"
 
     def encoded(self, context: Context) -> Iterator[bytes]:
         low, high = self.low, self.high
@@ -158,6 +191,48 @@ class Rows:
         """At most `limit` keys and documents between two keys."""
         sql = self.table.scan_down_sql if self.down else self.table.scan_sql
         return selected(connection, self.table, sql, (low, high, limit))
+
+    def values(self, context: Context) -> Iterator[Any]:
+        return map(loads, self.encoded(context))
+
+
+@dataclass(frozen=True)
+class Picked:
+    """Documents of a table by some keys, or by a secondary index; see `Selection`."""
+
+    selection: Selection
+    ordered: bool = False
+    """It was asked for in the index's order."""
+    is_slice: bool = False
+    """A range was asked for."""
+    notes: tuple[int, ...] = ()
+
+    @property
+    def table(self) -> Table:
+        return self.selection.table
+
+    @property
+    def is_keys(self) -> bool:
+        """Some keys were asked for, one by one."""
+        return not self.ordered and not self.is_slice
+
+    @property
+    def kind(self) -> str:
+        """The name of its type."""
+        return "SELECTION<STREAM>" if self.is_keys else "TABLE_SLICE"
+
+    def encoded(self, context: Context) -> Iterator[bytes]:
+        found = self.selection.read(context.connection)
+        if context.transaction is None:
+            return (doc for _, doc in found)
+        return self._settled(context, [place for place, _ in found])
+
+    def _settled(self, context: Context, places: list[Position]) -> Iterator[bytes]:
+        """As it was when reading began: a write that moves documents in the index must not meet them again."""
+        for _, key, primary, _ in places:
+            sql = self.table.get_sql
+            for (doc,) in selected(context.connection, self.table, sql, (primary or key,)):
+                yield doc
 
     def values(self, context: Context) -> Iterator[Any]:
         return map(loads, self.encoded(context))
@@ -202,6 +277,45 @@ class Numbers:
 
     def values(self, context: Context) -> Iterator[Any]:
         return iter(counting(self.start) if self.end is None else range(self.start, self.end))
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Sequences one after the other; changefeeds among them side by side, as none of them ends."""
+
+    parts: tuple[Stream, ...]
+    table: None = None
+
+    @property
+    def notes(self) -> tuple[int, ...]:
+        """Those of the feeds, if these are of one kind."""
+        kinds = {part.source.notes for part in self.parts if part.is_feed}
+        return kinds.pop() if len(kinds) == 1 else (UNIONED_FEED,) * bool(kinds)
+
+    @property
+    def feeds(self) -> tuple[Any, ...]:
+        """The changefeeds of all parts."""
+        return tuple(feed for part in self.parts for feed in part.feeds)
+
+    def encoded(self, context: Context) -> Iterator[bytes]:
+        return _side_by_side([part.encoded() for part in self.parts])
+
+    def values(self, context: Context) -> Iterator[Any]:
+        return _side_by_side([part.values() for part in self.parts])
+
+
+def _side_by_side(readers: list[Iterator[Any]]) -> Iterator[Any]:
+    """Each up to where it ends or has nothing for now; `PAUSE` when all have been asked."""
+    while readers:
+        for reader in list(readers):
+            for value in reader:
+                if value is PAUSE:
+                    break
+                yield value
+            else:
+                readers.remove(reader)
+        if readers:
+            yield PAUSE
 
 
 # Steps ---------------------------------------------------------------------------------------------------------------
@@ -267,6 +381,7 @@ class FlattenStep:
     """Each element replaced by the elements of a sequence."""
 
     expand: Callable[[Any], Iterable[Any]]
+    is_join: bool = False
     keeps_rows: bool = False
 
     def over(self, values: Iterator[Any]) -> Iterator[Any]:
@@ -319,6 +434,12 @@ class Stream:
     @property
     def is_feed(self) -> bool:
         return bool(self.source.notes)
+
+    @property
+    def feeds(self) -> tuple[Any, ...]:
+        """The changefeeds (`Feed`) that the elements come from."""
+        found: tuple[Any, ...] = getattr(self.source, "feeds", ())
+        return found
 
     @property
     def table(self) -> Table | None:
@@ -491,7 +612,7 @@ def sequence(env: Env, value: Any) -> Stream:
 def kind_of(value: Any) -> str:
     """The type of anything that a query works with, as messages name it."""
     if type(value) is Stream:
-        if type(value.source) is Rows and not value.steps:
+        if isinstance(value.source, Rows | Picked) and not value.steps:
             return value.source.kind
         shape = "ARRAY" if value.array else "STREAM"
         return f"SELECTION<{shape}>" if value.table else shape

@@ -5,25 +5,24 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 from cdcbridge.engine.catalog import selected
 from cdcbridge.engine.errors import ErrorType, QueryError
-from cdcbridge.engine.reql.access import check_primary, ordered_table, positive
+from cdcbridge.engine.reql.access import ordered_by, positive
 from cdcbridge.engine.reql.arithmetic import truthy
 from cdcbridge.engine.reql.control import called, instead
 from cdcbridge.engine.reql.convert import binary_value
 from cdcbridge.engine.reql.documents import element, field, has_fields, pluck
 from cdcbridge.engine.reql.registry import Call, Compiled, Fn, term
 from cdcbridge.engine.reql.runtime import (
-    HIGHEST_KEY,
-    LOWEST_KEY,
     Env,
     FilterStep,
     FlattenStep,
     Items,
+    Joined,
     Made,
     MapStep,
     NotData,
@@ -179,6 +178,8 @@ def union(call: Call) -> Fn:
 
     def run(env: Env) -> Stream:
         parts = [sequence(env, each(env)) for each in runs]
+        if interleave is None and not all(part.array for part in parts):
+            return Stream(env.context, Joined(tuple(parts)))
         keys = None if interleave is None else _interleaving(env, interleave)
 
         def elements() -> Iterator[Any]:
@@ -308,7 +309,8 @@ def count(call: Call) -> Fn:
         if which:
             items = items.then(FilterStep(predicate(env, which[0])))
         elif _is_whole_table(items):
-            table = ordered_table(items)
+            table = items.source.table
+            assert table is not None
             ((rows,),) = selected(env.context.connection, table, table.count_sql)
             return int(rows)
         return sum(1 for _ in items.finite())
@@ -318,7 +320,7 @@ def count(call: Call) -> Fn:
 
 def _is_whole_table(items: Stream) -> bool:
     rows = items.source
-    return not items.steps and type(rows) is Rows and (rows.low, rows.high) == (LOWEST_KEY, HIGHEST_KEY)
+    return not items.steps and type(rows) is Rows and not rows.is_slice
 
 
 def predicate(env: Env, which: Compiled) -> Callable[[Any], bool]:
@@ -331,8 +333,14 @@ def predicate(env: Env, which: Compiled) -> Callable[[Any], bool]:
 
 @term("IS_EMPTY", 1)
 def is_empty(call: Call) -> Fn:
+    """Whether there are no elements; of a changefeed there always will be."""
     source = call.args[0].run
-    return lambda env: not any(True for _ in sequence(env, source(env)).then_first(1).finite())
+
+    def run(env: Env) -> bool:
+        items = sequence(env, source(env))
+        return not items.is_feed and not any(True for _ in items.then_first(1).finite())
+
+    return run
 
 
 # Order ---------------------------------------------------------------------------------------------------------------
@@ -361,7 +369,7 @@ def descending(call: Call) -> Fn:
 
 @term("ORDER_BY", 1, None, options=("index",))
 def order_by(call: Call) -> Fn:
-    """By fields or functions, the first one first; by the primary key as `index`, which needs no sorting."""
+    """By fields or functions, the first one first; by an `index`, which needs no sorting."""
     source, *keys = call.args
     index = call.options.get("index")
     if not keys and index is None:
@@ -370,19 +378,15 @@ def order_by(call: Call) -> Fn:
     def run(env: Env) -> Stream:
         items = sequence(env, source.run(env))
         if index is not None:
-            items = _by_primary_key(items, index.run(env))
+            items = _by_index(env, items, index.run(env))
         return _sorted(items, [key.run(env) for key in keys]) if keys else items
 
     return run
 
 
-def _by_primary_key(items: Stream, index: Any) -> Stream:
+def _by_index(env: Env, items: Stream, index: Any) -> Stream:
     wanted = index if type(index) is Direction else Direction(index, down=False)
-    table = items.source.table
-    if table is None or type(items.source) is not Rows or items.steps:
-        raise QueryError(ErrorType.QUERY_LOGIC, "Indexed order_by can only be performed on a TABLE or TABLE_SLICE.")
-    check_primary(table, datum(wanted.key))
-    return replace(items, source=replace(items.source, down=wanted.down))
+    return ordered_by(env, items, datum(wanted.key), wanted.down)
 
 
 def _sorted(items: Stream, keys: list[Any]) -> Stream:

@@ -33,6 +33,11 @@ def all_tables(context: Context) -> list[Table]:
     return [table for database in databases for table in context.catalog.tables(database)]
 
 
+def table_config(context: Context, table: Table) -> Document:
+    """The row that `rethinkdb.table_config` has for a table."""
+    return table.config(context.catalog.indexes(table))
+
+
 def table_status(table: Table) -> Document:
     """The row that `rethinkdb.table_status` has for a table: everything is there, and ready."""
     replicas = [{"server": SERVER, "state": "ready"}]
@@ -56,7 +61,7 @@ _TABLES: Final[dict[str, Callable[[Context], list[Document]]]] = {
     "current_issues": lambda context: [],
     "db_config": database_config,
     "server_config": _server_config,
-    "table_config": lambda context: [table.config() for table in all_tables(context)],
+    "table_config": lambda context: [table_config(context, table) for table in all_tables(context)],
     "table_status": lambda context: [table_status(table) for table in all_tables(context)],
 }
 """The rows of each; an engine that has an issue does not run, so there never is one in `current_issues`."""
