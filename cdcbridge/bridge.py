@@ -16,10 +16,10 @@ from typing import Final, Protocol
 from structlog.typing import FilteringBoundLogger
 
 from cdcbridge.backoff import Backoff
-from cdcbridge.change import Batch, Change, Position
+from cdcbridge.change import Batch, Change, Operation, Position
 from cdcbridge.checkpoint import CheckpointStore
 from cdcbridge.classify import classify
-from cdcbridge.encode import Encoder, Message
+from cdcbridge.encode import Encoder, Envelope, Message
 from cdcbridge.errors import ChangeError, PositionLost, SourceUnavailable
 from cdcbridge.route import Router
 from cdcbridge.sources.base import Source
@@ -59,6 +59,7 @@ class Bridge:
         self._checkpoints = checkpoints
         self._router = router
         self._encoder = encoder
+        self._envelopes: dict[tuple[str, str, Operation], Envelope] = {}
         self._backoff = backoff
         self._log = log
         self._confirmations = asyncio.Event()
@@ -123,10 +124,17 @@ class Bridge:
 
     def _extend(self, messages: list[Message], changes: list[Change]) -> None:
         """Append the changes as messages: classified, routed, encoded."""
-        route, encode = self._router.routing_key, self._encoder.message
+        envelopes, filled = self._envelopes, self._encoder.filled
         for change in changes:
             operation = classify(change)
-            messages.append(encode(change, operation, route(change, operation)))
+            envelope = envelopes.get((change.database, change.table, operation)) or self._envelope(change, operation)
+            messages.append(filled(envelope, change))
+
+    def _envelope(self, change: Change, operation: Operation) -> Envelope:
+        """What all messages of this table and operation share, kept: it is asked for with each change."""
+        envelope = self._encoder.envelope(change.table, operation, self._router.routing_key(change, operation))
+        self._envelopes[change.database, change.table, operation] = envelope
+        return envelope
 
     async def _acknowledge(self) -> None:
         """Tell the source how far it is safe, the newest position only."""

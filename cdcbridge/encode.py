@@ -63,8 +63,12 @@ class Encoder:
 
     def message(self, change: Change, operation: Operation, routing_key: str) -> Message:
         """The message for `change`."""
+        return self.filled(self.envelope(change.table, operation, routing_key), change)
+
+    def filled(self, envelope: Envelope, change: Change) -> Message:
+        """The message for a change of the table and the operation that `envelope` is for."""
         return Message(
-            self._envelope(change.table, operation, routing_key),
+            envelope,
             self._id_prefix + change.position,
             change.time_ms // 1000,
             change.key,
@@ -73,7 +77,8 @@ class Encoder:
             body(change.old_val, change.new_val),
         )
 
-    def _envelope(self, table: str, operation: Operation, routing_key: str) -> Envelope:
+    def envelope(self, table: str, operation: Operation, routing_key: str) -> Envelope:
+        """What all messages of one table and one operation share; always the same object."""
         envelope = self._envelopes.get((table, routing_key, operation))
         if envelope is None:
             envelope = Envelope(
