@@ -117,7 +117,8 @@ async def declare_queue(connection: AbstractConnection, name: str | None) -> Abs
     choice and stay.
 
     Raises:
-        ConfigError: a queue of this name exists that is not durable, deletes itself, or is another connection's.
+        ConfigError: a queue of this name exists that is not durable, deletes itself, or is another connection's; or
+            the user may not make it.
     """
     channel = await _channel(connection)
     if name is None:
@@ -129,6 +130,9 @@ async def declare_queue(connection: AbstractConnection, name: str | None) -> Abs
     except ChannelLockedResource as exc:
         problem = f"queue {name!r} is exclusive to another connection"
         raise ConfigError("queue", problem, "choose another name") from exc
+    except ChannelAccessRefused as exc:
+        remedy = "use a name that is not reserved, or a user with the permission 'configure' for it"
+        raise ConfigError("queue", f"queue {name!r} cannot be declared: {exc}", remedy) from exc
     return await (await _channel(connection)).declare_queue(name, passive=True)
 
 

@@ -12,6 +12,7 @@ from aio_pika.abc import AbstractIncomingMessage
 from structlog.typing import FilteringBoundLogger
 
 from cdcbridge.backoff import Backoff
+from cdcbridge.broker.connection import redacted
 from cdcbridge.errors import BrokerUnavailable, ConfigError, DecodeError
 from listeners.decode import Incoming, Received, decode
 from listeners.ending import Stop, finished, on_signals, unless
@@ -21,7 +22,6 @@ from listeners.pretty import Pretty
 from listeners.settings import ListenSettings
 from listeners.settle import ack_all
 from listeners.subscription import connected, subscribe
-from listeners.translate import address
 
 __all__ = ["ListenSettings", "listen"]
 
@@ -76,7 +76,7 @@ async def _requested(stop: Stop, log: FilteringBoundLogger) -> None:
 class _Listener:
     def __init__(self, settings: ListenSettings, output: Output, log: FilteringBoundLogger) -> None:
         self._settings = settings
-        self._address = address(settings.url)
+        self._broker = redacted(settings.url)
         self._output = output
         self._log = log
         self._renderer: Renderer = JsonLines() if settings.format == "json" else Pretty(settings.color)
@@ -109,13 +109,13 @@ class _Listener:
     def _ready(self, queue: str) -> None:
         self._was_ready = True
         self._backoff.reset()
-        self._log.info("broker_connected", broker=self._address)
+        self._log.info("broker_connected", broker=self._broker)
         self._log.info(
             "listener_ready",
             exchange=self._settings.exchange,
             queue=queue,
             patterns=list(self._settings.patterns),
-            broker=self._address,
+            broker=self._broker,
         )
 
     async def _handle(self, messages: list[AbstractIncomingMessage]) -> None:
@@ -136,7 +136,7 @@ class _Listener:
 
     async def _pause(self, report: Callable[..., Any], error: Exception) -> None:
         pause_s = self._backoff.next()
-        report("broker_lost", broker=self._address, reason=str(error), retry_in_s=round(pause_s, 1))
+        report("broker_lost", broker=self._broker, reason=str(error), retry_in_s=round(pause_s, 1))
         await asyncio.sleep(pause_s)
 
 

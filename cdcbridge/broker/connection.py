@@ -123,10 +123,10 @@ class Connection:
             async with asyncio.timeout(OPEN_DEADLINE_S):
                 error = await asyncio.shield(driver.opened)
         except TimeoutError as exc:
-            await driver.end()
+            await driver.end(CLOSE_DEADLINE_S)
             raise BrokerUnavailable(f"{redacted(url)} did not answer within {OPEN_DEADLINE_S:.0f} s") from exc
         except asyncio.CancelledError:
-            await driver.end()
+            await driver.end(CLOSE_DEADLINE_S)
             raise
         if error is not None:
             raise _refused(url, error) from error
@@ -303,7 +303,7 @@ class _Driver(AsyncioConnection):  # type: ignore[misc]
         if not self.closed.done() and self._transport is not None:
             self._output_marshaled_frames((memoryview(frames),))
 
-    async def end(self, deadline_s: float = CLOSE_DEADLINE_S) -> None:
+    async def end(self, deadline_s: float) -> None:
         """Close the connection in whatever state it is; drop it where RabbitMQ does not take part in time."""
         ended = {self.opened, self.closed} if not self.opened.done() else {self.closed}
         if self.opened.done() and self.opened.result() is not None:

@@ -27,6 +27,9 @@ from cdcbridge.inflight import InFlight
 WRITE_MESSAGES_MAX = 256
 """Messages in one write: few enough that the first confirms are back before a window is through."""
 
+ROUTING_KEYS_REMEMBERED = 10_000
+"""Of unroutable messages, so that each key is logged once. Past that it begins anew: keys can be made without end."""
+
 MESSAGE_OVERHEAD_BYTES = 512
 """What a message in the window takes beside body and key: its objects, and its properties on the wire."""
 
@@ -139,7 +142,11 @@ class Publisher:
         return True
 
     async def close(self) -> None:
-        """Close the connection. What is unconfirmed stays so; `on_confirmed` is not called any more."""
+        """Close the connection. What is unconfirmed stays so; `on_confirmed` is not called any more.
+
+        It waits for RabbitMQ's part in it only where nothing is unconfirmed and the broker takes messages. Else there
+        is nothing to gain: the time for confirms was that of `drained`, and what was written goes again next time.
+        """
         self._on_failed = None  # an end that was asked for is no failure
         self._fail(BrokerUnavailable("the publisher is closed"))
         if self._keeper is not None:
@@ -200,6 +207,8 @@ class Publisher:
     def _on_return(self, routing_key: str, reply_text: str) -> None:
         self.returned += 1
         if routing_key not in self._unroutable:
+            if len(self._unroutable) >= ROUTING_KEYS_REMEMBERED:
+                self._unroutable.clear()
             self._unroutable.add(routing_key)
             self._log.warning("message_returned", routing_key=routing_key, reply_text=reply_text)
 
@@ -306,7 +315,7 @@ class Publisher:
         pending = self._inflight.pending()
         for start in range(0, len(pending), WRITE_MESSAGES_MAX):
             channel.publish(pending[start : start + WRITE_MESSAGES_MAX])
-        self._log.info("broker_connected", url=redacted(self._url), exchange=self._exchange, repeated=len(pending))
+        self._log.info("broker_connected", broker=redacted(self._url), exchange=self._exchange, repeated=len(pending))
         if not pending:
             # With messages to repeat, only a confirm proves that things work again.
             self._backoff.reset()
@@ -315,7 +324,8 @@ class Publisher:
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            await connection.close()
+            closing = self._failure is not None
+            await connection.close(at_once=closing and (len(self._inflight) > 0 or connection.blocked is not None))
 
     def _report(self, reason: BridgeError, retry_in_s: float) -> None:
         """One line about a loss. An error where somebody must act: we try again all the same."""

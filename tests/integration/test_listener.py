@@ -347,7 +347,7 @@ async def test_a_cut_is_survived_by_a_named_queue_without_a_loss(
     await publish(channel, 3)
     await listening.sink.lines(3)
     assert listening.sink.bodies == [1, 2, 3]
-    assert (lost["level"], "guest" in str(lost)) == ("warning", False)
+    assert (lost["level"], "guest:guest" in str(lost)) == ("warning", False)
 
 
 async def test_an_unnamed_queue_is_declared_and_bound_again_after_a_cut(
@@ -442,6 +442,11 @@ async def test_a_queue_that_would_lose_messages_is_a_mistake_that_names_the_prop
         await start(queue="work").ended()
 
 
+async def test_a_reserved_name_of_a_queue_is_a_mistake_of_that_setting(start: Start) -> None:
+    with pytest.raises(ConfigError, match=r"^queue: queue 'amq\.mine' cannot be declared"):
+        await start(queue="amq.mine").ended()
+
+
 async def test_a_queue_of_another_connection_is_a_mistake(start: Start, channel: AbstractChannel) -> None:
     await channel.declare_queue("work", exclusive=True)
     with pytest.raises(ConfigError, match="queue 'work' is exclusive to another connection"):
@@ -479,7 +484,7 @@ async def test_a_broker_that_does_not_answer_is_tried_again_until_the_listener_i
     listening = start(url=f"amqp://guest:secret@127.0.0.1:{port}/")
     lost = await listening.log.wait_for("broker_lost", times=2)
     assert await listening.end() == 0
-    assert (lost["level"], lost["broker"]) == ("warning", f"amqp://127.0.0.1:{port}/")
+    assert (lost["level"], lost["broker"]) == ("warning", f"amqp://guest:***@127.0.0.1:{port}/")
 
 
 # Ends

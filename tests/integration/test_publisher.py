@@ -26,6 +26,9 @@ from tests.recorded_log import RecordedLog
 EXCHANGE = "changes"
 QUEUE = "all"
 
+FOR_EVER_S = 3600.0
+"""A wait of this length hangs the test, which ends it."""
+
 Opened = Callable[..., "Bridge"]
 
 
@@ -463,6 +466,31 @@ async def test_close_releases_those_who_wait(bridge: Opened, broker: Broker, pro
     proxy.resume()
     await asyncio.gather(one.publisher.close(), asyncio.wait({waiting}))
     assert isinstance(waiting.exception(), BrokerUnavailable)
+
+
+async def test_close_does_not_wait_for_a_broker_that_owes_confirms(
+    bridge: Opened, broker: Broker, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cdcbridge.broker.connection.CLOSE_DEADLINE_S", FOR_EVER_S)
+    one = bridge(through(proxy, broker))
+    await one.publisher.start()
+    proxy.stall()
+    await one.send(1, 1)
+    assert not await one.publisher.drained(0.05)
+    await one.publisher.close()
+
+
+async def test_the_keys_of_unroutable_messages_are_remembered_up_to_a_limit(
+    bridge: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cdcbridge.broker.publisher.ROUTING_KEYS_REMEMBERED", 2)
+    one = bridge()
+    await one.publisher.start()
+    for number, table in enumerate(("a", "b", "a", "c", "a"), start=1):
+        await one.publisher.publish([message(number, table=table)], Position(str(number)))
+    assert await one.publisher.drained(30)
+    logged = [entry["routing_key"] for entry in one.recorded.of("message_returned")]
+    assert logged == ["a.create", "b.create", "c.create", "a.create"]
 
 
 async def test_nothing_is_reported_after_close(bridge: Opened, queue: str) -> None:
