@@ -220,12 +220,14 @@ class Part:
     async def _read_all(self) -> None:
         assert self._process.stdout is not None
         assert self._process.stderr is not None
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._read(self._process.stdout, self._show_output))
-            tasks.create_task(self._read(self._process.stderr, self._show_log))
-        async with self._news:
-            self._ended = True
-            self._news.notify_all()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._read(self._process.stdout, self._show_output))
+                tasks.create_task(self._read(self._process.stderr, self._show_log))
+        finally:
+            async with self._news:
+                self._ended = True
+                self._news.notify_all()
 
     async def _read(self, stream: asyncio.StreamReader, show: Callable[[str], None]) -> None:
         async for line in stream:
@@ -260,16 +262,24 @@ def _in_short(line: str) -> str:
 async def _part(name: str, url: str, *arguments: str) -> AsyncIterator[Part]:
     """A command of ours as a process, stopped when the block ends."""
     command = (sys.executable, "-m", "cdcbridge", *arguments, "--log-format", "json")
-    environment = {**os.environ, "CDCBRIDGE_RABBITMQ__URL": url}  # an argument would show its password to everybody
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        *command, env=environment, stdout=pipe, stderr=pipe, start_new_session=True
+        *command, env=_environment(url), stdout=pipe, stderr=pipe, start_new_session=True
     )
     part = Part(name, process)
     try:
         yield part
     finally:
         await part.stopped()
+
+
+def _environment(url: str) -> dict[str, str]:
+    """Ours with the broker's URL, whose password an argument would show to everybody, and without other settings.
+
+    A user's own could leave out the table of the demo, or name a second URL.
+    """
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("CDCBRIDGE_")}
+    return ours | {"CDCBRIDGE_RABBITMQ__URL": url}
 
 
 def _listener(url: str, count: int | None) -> contextlib.AbstractAsyncContextManager[Part]:

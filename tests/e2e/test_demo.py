@@ -55,7 +55,8 @@ def test_it_uses_the_broker_that_is_given_and_leaves_nothing_in_it(
     processes: Processes, broker: Broker, tmp_path: Path
 ) -> None:
     before = exchanges_and_queues(broker)
-    process = demo(processes, tmp_path, AMQP_URL=broker.url)
+    settings = {"CDCBRIDGE_TABLES": "others", "CDCBRIDGE_RABBITMQ__URL_FILE": "/nowhere"}
+    process = demo(processes, tmp_path, AMQP_URL=broker.url, **settings)
     assert process.ended() == 0, process.stderr
     assert set(RECEIVED.findall(process.stdout)) == OPERATIONS
     assert "private" not in process.stdout
@@ -83,6 +84,9 @@ def test_it_stops_early_when_asked_to_and_leaves_nothing_behind(
 ) -> None:
     process = demo(processes, tmp_path, "--amqp", broker.url)
     process.wait_until(lambda: "bridge_ready" in process.stdout, "start its publisher")
+    running = children(process.environment[MARK])
+    assert len(running) == 3
+    assert not any(b"--amqp" in content(Path(f"/proc/{pid}/cmdline")) for pid in running if pid != process.pid)
     assert process.stop() == 0
     assert "Traceback" not in process.stdout
     assert_nothing_left(process, tmp_path)
