@@ -111,6 +111,11 @@ _engine = _options(
     click.option("--listen", metavar="HOST:PORT", help="Where the built-in engine listens; port 0 picks a free one."),
     click.option("--data", metavar="FILE", type=click.Path(path_type=Path), help="The built-in engine's data file."),
     click.option(
+        "--initial-values",
+        metavar="RULE",
+        help="Which changefeeds begin with the values that are there, unasked: seed or explicit.",
+    ),
+    click.option(
         "--password-file",
         metavar="FILE",
         type=click.Path(path_type=Path),

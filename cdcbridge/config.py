@@ -37,6 +37,7 @@ FLAGS = {
     "grace_s": "--grace",
     "engine.listen": "--listen",
     "engine.data": "--data",
+    "engine.initial_values": "--initial-values",
     "engine.password_file": "--password-file",
     "rabbitmq.url": "--amqp",
     "rabbitmq.exchange.name": "--exchange",

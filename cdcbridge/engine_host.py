@@ -36,7 +36,7 @@ async def hosted_engine(
         ConfigError: the file or the port cannot be had.
     """
     tls = _tls(config)
-    engine = _opened(data or config.data, _retention(config))
+    engine = _opened(data or config.data, config)
     try:
         server = Server(
             engine,
@@ -96,10 +96,10 @@ def _retention(config: EngineConfig) -> Retention:
     return Retention(config.retain_age_s, config.retain_bytes, config.retain_count, config.retain_hard_bytes)
 
 
-def _opened(path: Path, retention: Retention) -> Engine:
+def _opened(path: Path, config: EngineConfig) -> Engine:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return Engine.open(path, retention=retention)
+        return Engine.open(path, config.initial_values, _retention(config))
     except FileInUse as problem:
         remedy = "stop the other process, or choose another file with --data"
         raise InUse("engine.data", str(problem), remedy, problem.owner) from problem

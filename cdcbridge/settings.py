@@ -144,6 +144,11 @@ class EngineConfig(_Keys):
         default=Address("127.0.0.1", 28015), description="Where the engine takes connections. Port 0 picks a free one."
     )
     data: FilePath = Field(description="The data file. Default: engine.db in the state folder.")
+    initial_values: Annotated[Literal["seed", "explicit"], BeforeValidator(_lower)] = Field(
+        default="seed",
+        description="Which changefeeds begin with the values that are there, where the feed does not say: `seed`, as "
+        "RethinkDB up to 2.1, those on a document, a range and the first of an order; `explicit`, as later ones, none.",
+    )
     password: SecretStr | None = Field(
         default=None, min_length=1, description="The password of the user admin. Needed to listen beyond this machine."
     )

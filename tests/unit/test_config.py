@@ -79,6 +79,7 @@ def test_every_key_can_be_set_in_the_environment() -> None:
         "CDCBRIDGE_ENGINE__LISTEN": "[::1]:0",
         "CDCBRIDGE_ENGINE__DATA": "/e",
         "CDCBRIDGE_ENGINE__PASSWORD": "p",
+        "CDCBRIDGE_ENGINE__INITIAL_VALUES": "Explicit",
         "CDCBRIDGE_ENGINE__PBKDF2_ITERATIONS": "5000",
         "CDCBRIDGE_ENGINE__TLS_CERT": "/c",
         "CDCBRIDGE_ENGINE__TLS_KEY": "/k",

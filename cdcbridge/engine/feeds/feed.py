@@ -88,7 +88,7 @@ class Feed:
         self._ready: deque[tuple[int, bytes]] = deque()
         """Elements that have been made, each with its entry's number."""
         self._is_streaming = False
-        self._spared_to = after
+        self._spared_to = store.durable_seq if options.resumes else after
         self._not_before = clock()
         self._lag = _lag(branches, options)
         self._tables = sorted({branch.table.number for branch in branches if branch.topics})

@@ -281,27 +281,40 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Joined:
-    """Sequences one after the other; changefeeds among them side by side, as none of them ends."""
+    """Sequences one after the other; changefeeds among them side by side, as none of them ends.
 
-    parts: tuple[Stream, ...]
+    A row may be among them for a feed to watch; it cannot be read so.
+    """
+
+    parts: tuple[Stream | Row, ...]
     table: None = None
+
+    @property
+    def _streams(self) -> list[Stream]:
+        return [part for part in self.parts if isinstance(part, Stream)]
 
     @property
     def notes(self) -> tuple[int, ...]:
         """Those of the feeds, if these are of one kind."""
-        kinds = {part.source.notes for part in self.parts if part.is_feed}
+        kinds = {part.source.notes for part in self._streams if part.is_feed}
         return kinds.pop() if len(kinds) == 1 else (UNIONED_FEED,) * bool(kinds)
 
     @property
     def feeds(self) -> tuple[Any, ...]:
         """The changefeeds of all parts."""
-        return tuple(feed for part in self.parts for feed in part.feeds)
+        return tuple(feed for part in self._streams for feed in part.feeds)
 
     def encoded(self, context: Context) -> Iterator[bytes]:
-        return _side_by_side([part.encoded() for part in self.parts])
+        return _side_by_side([part.encoded() for part in self._read()])
 
     def values(self, context: Context) -> Iterator[Any]:
-        return _side_by_side([part.values() for part in self.parts])
+        return _side_by_side([part.values() for part in self._read()])
+
+    def _read(self) -> list[Stream]:
+        for part in self.parts:
+            if isinstance(part, Row):
+                raise _no_sequence(part.doc)
+        return self._streams
 
 
 def _side_by_side(readers: list[Iterator[Any]]) -> Iterator[Any]:
@@ -606,7 +619,11 @@ def sequence(env: Env, value: Any) -> Stream:
     value = datum(value)
     if type(value) is list:
         return Stream(env.context, Items(value), array=True)
-    raise wrong_type("ARRAY", value, "Cannot convert {found} to SEQUENCE")
+    raise _no_sequence(value)
+
+
+def _no_sequence(value: Any) -> QueryError:
+    return wrong_type("ARRAY", value, "Cannot convert {found} to SEQUENCE")
 
 
 def kind_of(value: Any) -> str:

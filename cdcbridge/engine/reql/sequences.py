@@ -27,6 +27,7 @@ from cdcbridge.engine.reql.runtime import (
     MapStep,
     NotData,
     Numbers,
+    Row,
     Rows,
     SliceStep,
     Stream,
@@ -177,9 +178,12 @@ def union(call: Call) -> Fn:
     interleave = call.options.get("interleave")
 
     def run(env: Env) -> Stream:
-        parts = [sequence(env, each(env)) for each in runs]
-        if interleave is None and not all(part.array for part in parts):
-            return Stream(env.context, Joined(tuple(parts)))
+        values = [each(env) for each in runs]
+        if interleave is None and any(
+            type(each) is Row or (type(each) is Stream and not each.array) for each in values
+        ):
+            return Stream(env.context, Joined(tuple(_part(env, value) for value in values)))
+        parts = [sequence(env, value) for value in values]
         keys = None if interleave is None else _interleaving(env, interleave)
 
         def elements() -> Iterator[Any]:
@@ -189,6 +193,10 @@ def union(call: Call) -> Fn:
         return Stream(env.context, Items(Made(elements)), array=all(part.array for part in parts))
 
     return run
+
+
+def _part(env: Env, value: Any) -> Stream | Row:
+    return value if type(value) is Row else sequence(env, value)
 
 
 def _interleaving(env: Env, option: Compiled) -> list[Any] | None:
