@@ -25,6 +25,8 @@ from benchmarks.harness import (
     say,
     spread,
 )
+from cdcbridge.change import Position
+from cdcbridge.sources.embedded import parsed
 
 CHANGES: Final = 100_000
 WINDOW: Final = 2000
@@ -86,7 +88,8 @@ def _pika(bench: Bench, data: Path) -> Run:
 
 def _check(bench: Bench) -> None:
     """The queue holds each change once, in order; otherwise there is nothing to compare."""
-    if message_ids(bench.url, "publish") != [f"{BRIDGE}:{seq}" for seq in range(1, CHANGES + 1)]:
+    positions = [Position(id.removeprefix(f"{BRIDGE}:")) for id in message_ids(bench.url, "publish")]
+    if [parsed(position)[0] for position in positions] != list(range(1, CHANGES + 1)):
         raise RuntimeError("the queue does not hold each change once and in order")
 
 
