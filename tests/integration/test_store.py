@@ -79,7 +79,7 @@ class TestOpening:
         assert one != two
 
     def test_a_file_that_another_process_has_open_names_that_process(self, data_file: Path) -> None:
-        program = "import sys, cdcbridge.engine; cdcbridge.engine.open(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
+        program = "import sys, cdcbridge.engine as engine; engine.open(sys.argv[1]); print('open', flush=True); input()"
         holder = subprocess.Popen(
             [sys.executable, "-c", program, str(data_file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
