@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from benchmarks import engine, latency, memory, publish
-from benchmarks.harness import Bench, Row, facts, keep_to_two_cores, say
+from benchmarks.harness import Bench, Row, facts, keep_to_two_cores, say, warn_if_busy
 from cdcbridge.broker.node import NodeFailed, PrivateNode
 
 FIGURES: Final[dict[str, Callable[[Bench], list[Row]]]] = {
@@ -30,6 +30,7 @@ def main(names: Sequence[str]) -> int:
     if unknown := [name for name in names if name not in FIGURES]:
         say(f"no figure is named {unknown[0]}; there are: {', '.join(FIGURES)}")
         return 2
+    warn_if_busy()
     keep_to_two_cores()
     wanted = names or list(FIGURES)
     try:

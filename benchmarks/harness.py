@@ -41,6 +41,8 @@ DOCUMENTS_PER_INSERT: Final = 1000
 DEADLINE_S: Final = 300.0
 POLL_S: Final = 0.01
 
+BUSY_LOAD: Final = 0.5
+
 _CORES: Final = 2
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -82,6 +84,13 @@ def answer(value: object) -> None:
 def keep_to_two_cores() -> None:
     """Everything that is started from here on, RabbitMQ too, shares two cores: figures of two machines compare."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:_CORES])
+
+
+def warn_if_busy() -> None:
+    """Say so when others use the machine: ratios suffer too, for a daemon that waits a lot finds its caches cold."""
+    load = os.getloadavg()[0]
+    if load > BUSY_LOAD:
+        say(f"the load of this machine is {load:.1f} before the start: the figures will be worse than it is")
 
 
 def facts(node: PrivateNode | None) -> str:
