@@ -45,6 +45,8 @@ class FakeCursor:
         self.is_far_behind = False
         self.delay_s = 0.0
         self.notified: list[tuple[int, int]] = []
+        self.on_read: Callable[[], object] = lambda: None
+        """Called when a read has found what it gives out."""
 
     def wait_s(self) -> float:
         return self.delay_s
@@ -61,7 +63,9 @@ class FakeCursor:
                     break
                 raise self.items.popleft()
             items.append(msgspec.json.encode(self.items.popleft()))
-        return Chunk(items, not self.items and not self.is_feed)
+        done = not self.items and not self.is_feed
+        self.on_read()
+        return Chunk(items, done)
 
     def close(self) -> None:
         self.closed += 1
@@ -96,6 +100,7 @@ class FakeEngine:
         self.on_sync: Callable[[], object] = lambda: None
         self.on_stream: Callable[[], object] = lambda: None
         self.compiled = 0
+        self.far_behind = False
 
     def compile(self, term: Any, options: Mapping[str, Any]) -> FakePlan:
         self.compiled += 1
@@ -113,7 +118,9 @@ class FakeEngine:
                 self.on_stream()
                 return self._opened(FakeCursor(range(count)))
             case ["feed", table]:
-                return self._opened(FakeCursor((), [table]))
+                cursor = FakeCursor((), [table])
+                cursor.is_far_behind = self.far_behind
+                return self._opened(cursor)
             case ["fail", kind, text]:
                 raise QueryError(ErrorType[kind], text, (0, "index"))
         raise ZeroDivisionError("a secret document")

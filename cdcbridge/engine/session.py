@@ -397,10 +397,10 @@ class Session:
 
     def _was_read_elsewhere(self, query: _Query, result: Chunk | Exception) -> None:
         query.reading = False
-        missed, query.missed = query.missed, False
         if query.over:
             self._release(query)
-        elif self._was_read(query, result) or missed:
+        elif self._was_read(query, result) or query.missed:
+            query.missed = False
             self.serve(query)
         self._stopped_running()
 

@@ -128,6 +128,7 @@ def fresh(conn: LocalConnection, monkeypatch: pytest.MonkeyPatch) -> Callable[[]
     monkeypatch.setattr(ranges, "ROWS_PER_PAGE", 3)
     monkeypatch.setattr(limits, "_ROWS_PER_LOOK", 2)
     monkeypatch.setattr(limits, "SPARE", 1)
+    monkeypatch.setattr(limits, "_FOUND_AT_ONCE", 0)
     monkeypatch.setattr(feed_module, "ENTRIES_PER_SCAN", 5)
     names: Iterator[int] = itertools.count()
 

@@ -304,6 +304,111 @@ class TestFeeds:
         assert client.answers() == [(0, partial("a", notes=(1,)))]
 
 
+class TestNews:
+    def test_a_feed_is_told_where_the_first_news_begins_and_of_what_it_came_with(self, client: Client) -> None:
+        client.start(0, "feed", TABLE)
+        client.ask(0, CONTINUE)
+        client.watchers.wake(news_of(TABLE, seq=7, upto=9))
+        client.watchers.wake(news_of(TABLE, seq=10, upto=10))
+        assert client.engine.cursors[0].notified == [(7, 9), (10, 10)]
+
+    def test_only_the_first_news_counts_while_the_client_does_not_read(self, client: Client) -> None:
+        """What the second one is about is not where the feed has to go on."""
+        client.start(0, "feed", TABLE)
+        client.ask(0, CONTINUE)
+        client.session.hold()
+        client.watchers.wake(news_of(TABLE, seq=7))
+        client.watchers.wake(news_of(TABLE, seq=8))
+        assert client.engine.cursors[0].notified == [(7, 1)]
+
+    def test_of_two_topics_the_first_news_counts(self, client: Client) -> None:
+        client.start(0, "feed", TABLE)
+        client.engine.cursors[0].topics = frozenset({TABLE, 2})
+        client.ask(0, CONTINUE)
+        news = news_of(TABLE, seq=7)
+        news.topics[2] = 5
+        client.watchers.wake(news)
+        assert client.engine.cursors[0].notified == [(5, 1)]
+
+    def test_a_document_s_feed_is_left_alone_by_other_documents(self, client: Client) -> None:
+        client.start(0, "feed", TABLE)
+        client.engine.cursors[0].topics = frozenset({(TABLE, b"1")})
+        client.ask(0, CONTINUE)
+        client.watchers.wake(news_of(TABLE, (TABLE, b"2")))
+        assert client.engine.cursors[0].notified == []
+        client.watchers.wake(news_of(TABLE, (TABLE, b"1"), (TABLE, b"2")))
+        assert client.engine.cursors[0].notified == [(1, 1)]
+
+    def test_later_news_is_merged_behind_earlier_one(self) -> None:
+        news = news_of(1, seq=3, upto=4)
+        news.merge(news_of(1, 2, seq=5, upto=6))
+        assert (news.topics, news.upto) == ({1: 3, 2: 5}, 4)
+
+
+class TestFeedsFarBehind:
+    @pytest.fixture
+    def behind(self, slow: Client) -> Client:
+        """A client with a feed that is far behind, and that has been asked for its elements."""
+        slow.start(0, "feed", TABLE)
+        slow.answers()
+        slow.engine.cursors[0].is_far_behind = True
+        slow.engine.cursors[0].items.append("a")
+        slow.ask(0, CONTINUE)
+        return slow
+
+    def test_they_are_read_where_nobody_waits(self, behind: Client) -> None:
+        assert behind.answers() == []
+        assert behind.run() == [(0, partial("a", notes=(1,)))]
+
+    def test_news_that_comes_meanwhile_is_not_missed(self, behind: Client) -> None:
+        cursor = behind.engine.cursors[0]
+        cursor.items.clear()
+
+        def hear() -> None:
+            cursor.on_read = lambda: None
+            cursor.is_far_behind = False
+            cursor.items.append("b")
+            behind.watchers.wake(news_of(TABLE))
+
+        cursor.on_read = hear
+        assert behind.run() == [(0, partial("b", notes=(1,)))]
+        assert cursor.notified == []
+
+    def test_a_start_is_answered_at_once(self, client: Client) -> None:
+        client.engine.far_behind = True
+        assert client.start(0, "feed", TABLE) == [(0, partial(notes=(1,)))]
+
+
+class TestFeedsThatLetChangesComeTogether:
+    def test_a_batch_waits_for_its_time(self, client: Client) -> None:
+        client.start(0, "feed", TABLE)
+        cursor = client.engine.cursors[0]
+        cursor.delay_s = 5.0
+        client.ask(0, CONTINUE)
+        assert client.commit("a") == []
+        assert client.commit("b") == []
+        [(delay_s, serve)] = client.executor.timers
+        assert delay_s == 5.0
+        cursor.delay_s = 0.0
+        serve()
+        assert client.answers() == [(0, partial("a", "b", notes=(1,)))]
+
+    def test_it_comes_early_when_much_has_come_together(self, client: Client) -> None:
+        client.start(0, "feed", TABLE)
+        client.engine.cursors[0].delay_s = 5.0
+        client.ask(0, CONTINUE)
+        client.engine.cursors[0].delay_s = 0.0
+        assert client.commit("a") == [(0, partial("a", notes=(1,)))]
+
+    def test_a_timer_of_a_feed_that_is_over_does_nothing(self, client: Client) -> None:
+        client.start(0, "feed", TABLE)
+        client.engine.cursors[0].delay_s = 5.0
+        client.ask(0, CONTINUE)
+        client.ask(0, STOP)
+        client.executor.timers[0][1]()
+        assert client.answers() == []
+
+
 class TestStop:
     def test_an_idle_stream_is_ended_with_one_answer(self, client: Client) -> None:
         client.start(0, "stream", 5, max_batch_rows=1)

@@ -25,6 +25,7 @@ SPARE: Final = 64
 """How many documents behind the set are kept, too."""
 
 _ROWS_PER_LOOK: Final = 256
+_FOUND_AT_ONCE: Final = 1000
 
 
 class _Down:
@@ -151,7 +152,7 @@ class LimitBranch:
             del self._docs[place], self._places[self._index(place)]
 
     def _insert(self, place: Position, doc: bytes) -> None:
-        if not self._knows_all and (self._known_to is None or self._order(self._known_to) < self._order(place)):
+        if not self._knows_all and self._is_unknown(place):
             return
         if place not in self._docs:
             self._places.insert(self._index(place), place)
@@ -170,8 +171,9 @@ class LimitBranch:
     def _look(self, context: Context, snapshot: Snapshot, at: int) -> None:
         """Add the next documents of the selection as they were right behind entry `at`."""
         wanted = self.size + SPARE - len(self._places)
-        later = self._changed_later(snapshot, at)
-        found = list(islice(self._merged(snapshot, later), wanted + 1))
+        changed, before = self._changed_later(snapshot, at, wanted + 1)
+        stored = self._stored(snapshot, self._known_to, changed)
+        found = list(islice(heapq.merge(stored, before, key=self._order_of), wanted + 1))
         self._knows_all = len(found) <= wanted
         for place, doc in found[:wanted]:
             self._places.append(place)
@@ -179,26 +181,29 @@ class LimitBranch:
         if self._places and not self._knows_all:
             self._known_to = self._places[-1]
 
-    def _changed_later(self, snapshot: Snapshot, at: int) -> dict[bytes, tuple[bytes, bytes | None]]:
-        """By stored key: the key in the journal and the document before its first change behind `at`."""
-        later: dict[bytes, tuple[bytes, bytes | None]] = {}
+    def _changed_later(self, snapshot: Snapshot, at: int, wanted: int) -> tuple[set[bytes], list[Found]]:
+        """What has changed behind `at`, by stored key; and the first places that had a document before, in order."""
+        changed: set[bytes] = set()
+        before: list[Found] = []
         for _, _, _, key, old, _ in snapshot.entries(self.table, at):
-            later.setdefault(encoded_key(loads(key)), (key, old))
-        return later
+            if (stored_key := encoded_key(loads(key))) not in changed:
+                changed.add(stored_key)
+                before += [found for found in self._members(key, old) if self._is_unknown(found[0])]
+            if len(before) > _FOUND_AT_ONCE + 2 * wanted:
+                before = heapq.nsmallest(wanted, before, key=self._order_of)
+        return changed, sorted(before, key=self._order_of)
 
-    def _merged(self, snapshot: Snapshot, later: dict[bytes, tuple[bytes, bytes | None]]) -> Iterator[Found]:
-        """The places behind those known, from the data file and from the changes that it is ahead."""
-        start = self._known_to
-        before = [found for key, old in later.values() for found in self._members(key, old)]
-        if start is not None:
-            before = [found for found in before if self._order(start) < self._order(found[0])]
-        before.sort(key=lambda found: self._order(found[0]))
-        return heapq.merge(self._stored(snapshot, start, later), before, key=lambda found: self._order(found[0]))
+    def _is_unknown(self, place: Position) -> bool:
+        return self._known_to is None or bool(self._order(self._known_to) < self._order(place))
 
-    def _stored(self, snapshot: Snapshot, after: Position | None, later: dict[bytes, Any]) -> Iterator[Found]:
+    def _order_of(self, found: Found) -> Any:
+        return self._order(found[0])
+
+    def _stored(self, snapshot: Snapshot, after: Position | None, changed: set[bytes]) -> Iterator[Found]:
+        """The places in the data file, but for documents that have changed."""
         while page := self.selection.page(snapshot.connection, after, _ROWS_PER_LOOK):
             for place, doc in page:
-                if self._primary(place) not in later and (seen := self._seen(doc)) is not None:
+                if self._primary(place) not in changed and (seen := self._seen(doc)) is not None:
                     yield place, seen
             after = page[-1][0]
 
